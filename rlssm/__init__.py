@@ -1,0 +1,1 @@
+"""Reinforcement learning with state-space-model agents in JAX."""

@@ -1,0 +1,182 @@
+"""The data that flows through the library, and what its fields mean.
+
+Axis letters used everywhere: `T` time, `B` batch (environments or sequences), `S` seeds,
+`E` ensemble, `D` observation, `A` action, `P` state-space state, `H` features, `K` skill.
+Sequence code is time-major, `[T, B, ...]`.
+
+Two flags, never a bare "done":
+
+- `first[t]`: `obs[t]` starts an episode. The previous action and reward fed beside it are zero.
+- `reset[t]`: memory is dropped *before* `obs[t]` is consumed. Only the sequence core applies it.
+
+They are equal except in trials (memory lives across the episodes of one trial) and in windows
+cut from the middle of an episode (a reset without a first step). Both start True.
+
+`terminated` cuts the bootstrap; `truncated` ends the episode and bootstraps from the true
+`next_obs`. An episode ends where either is True; both at once count as a termination.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Carry = Any  # a pytree whose leaves lead with [B]; complex state is a pair of real arrays (re, im)
+Params = Any  # a pytree of arrays
+Metrics = dict[str, Array]
+Key = Array  # a typed key, `jax.random.key(...)`
+
+
+# --- Spaces -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Integers `0 .. n - 1`, int32."""
+
+    n: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
+class Box:
+    """Arrays of a fixed shape. Actions of this kind lie in [-1, 1]; environments rescale."""
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class DictSpace:
+    """Named spaces, in sorted order of name.
+
+    An observation entry called `action_mask` (bool `[n]`, True where the action is allowed) is
+    not encoded; it restricts a discrete policy.
+    """
+
+    spaces: tuple[tuple[str, "Space"], ...]
+
+
+Space = Discrete | Box | DictSpace
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an environment shows and accepts.
+
+    `max_episode_steps` is the length at which an episode is truncated, None where it never is.
+    """
+
+    obs: Space
+    action: Discrete | Box
+    max_episode_steps: int | None = None
+
+
+def zeros(space: Space, batch: tuple[int, ...] = ()) -> Any:
+    """Return an all-zero element of a space with leading axes `batch`."""
+    match space:
+        case Discrete():
+            return jnp.zeros(batch, jnp.int32)
+        case Box(shape, dtype):
+            return jnp.zeros((*batch, *shape), dtype)
+        case DictSpace(spaces):
+            return {name: zeros(inner, batch) for name, inner in spaces}
+
+
+# --- Steps and sequences ----------------------------------------------------------------------
+
+
+class Transition(NamedTuple):
+    """One environment step; every leaf leads with the same axes."""
+
+    obs: Any
+    action: Array
+    reward: Float[Array, "..."]
+    next_obs: Any  # the true successor, also where the environment reset itself
+    terminated: Bool[Array, "..."]
+    truncated: Bool[Array, "..."]
+    extras: dict[str, Array]  # log_prob, value, next_value, source, ...
+
+
+class Previous(NamedTuple):
+    """The action and reward of the step before, zero at the first step of an episode."""
+
+    action: Array
+    reward: Float[Array, "..."]
+
+
+class Inputs(NamedTuple):
+    """Everything an agent may look at in one step, beside its memory."""
+
+    obs: Any
+    previous: Previous
+    first: Bool[Array, "..."]
+
+
+class Trajectory(NamedTuple):
+    """A piece of experience, leaves `[T, B, ...]` unless said otherwise."""
+
+    step: Transition
+    first: Bool[Array, "T B"]
+    reset: Bool[Array, "T B"]
+    mask: Bool[Array, "T B"]  # False for padding and burn-in
+    carry: Carry  # core state before t = 0, leaves [B, ...]
+    previous: Previous  # what came before t = 0, leaves [B, ...]
+
+
+def last(step: Transition) -> Bool[Array, "..."]:
+    """Return where an episode ends."""
+    return step.terminated | step.truncated
+
+
+def clear_at_first(previous: Previous, first: Bool[Array, "..."]) -> Previous:
+    """Return `previous` with zeros where an episode starts."""
+    return jax.tree.map(
+        lambda x: jnp.where(jnp.reshape(first, first.shape + (1,) * (x.ndim - first.ndim)), 0, x),
+        previous,
+    )
+
+
+def inputs(trajectory: Trajectory) -> Inputs:
+    """Return what the agent saw at each step of a trajectory, leaves `[T, B, ...]`."""
+    step = trajectory.step
+    shifted = jax.tree.map(
+        lambda before, x: jnp.concatenate([before[None], x[:-1]]),
+        trajectory.previous,
+        Previous(step.action, step.reward),
+    )
+    return Inputs(step.obs, clear_at_first(shifted, trajectory.first), trajectory.first)
+
+
+def time_major(tree: Any) -> Any:
+    """Swap the two leading axes of every leaf: `[B, T, ...]` to `[T, B, ...]` and back."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+
+# --- Acting -----------------------------------------------------------------------------------
+
+
+class Policy(NamedTuple):
+    """A way to act, without its parameters: two pure functions.
+
+    `initial_carry(batch)` gives the memory before the first step.
+    `act(params, inputs, reset, carry, key, greedy)` takes leaves `[B, ...]` and returns the
+    action `[B, ...]` and the next carry; `greedy` is a Python bool.
+    """
+
+    initial_carry: Callable[[int], Carry]
+    act: Callable[[Params, Inputs, Bool[Array, " B"], Carry, Key, bool], tuple[Array, Carry]]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A learner's wish for data: a fresh trajectory of its own policy, `[length, num_envs]`."""
+
+    length: int
+    num_envs: int

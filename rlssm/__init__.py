@@ -1,1 +1,83 @@
-"""Reinforcement learning with state-space-model agents in JAX."""
+"""Reinforcement learning with state-space-model agents in JAX.
+
+    import rlssm
+
+    config = rlssm.RunConfig(
+        env=rlssm.EnvConfig("RepeatFirstEasy"),
+        agent=rlssm.PPOConfig(core=rlssm.S5Config(layers=2)),
+        steps=500_000,
+    )
+    run = rlssm.fit(config, "runs/repeat-first")
+    print(run.evaluate("last", episodes=100).episode_return.mean())
+
+    actor = rlssm.Run("runs/repeat-first").actor("best")
+    action = actor(obs, first=True)
+
+Names load their modules when first used, so that `import rlssm` itself is quick.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlssm.algorithms.ppo import PPOConfig
+    from rlssm.envs.registry import EnvConfig, make
+    from rlssm.errors import UserError
+    from rlssm.evaluation.evaluate import evaluate
+    from rlssm.nn.cores import GRUConfig, LRUConfig, LSTMConfig, MinGRUConfig, NoneConfig, S5Config
+    from rlssm.nn.mlp import MLPConfig
+    from rlssm.nn.torso import TorsoConfig
+    from rlssm.train.actor import Actor
+    from rlssm.train.config import RunConfig
+    from rlssm.train.loop import fit
+    from rlssm.train.run import Run
+
+_HOMES = {
+    "Actor": "rlssm.train.actor",
+    "EnvConfig": "rlssm.envs.registry",
+    "GRUConfig": "rlssm.nn.cores",
+    "LRUConfig": "rlssm.nn.cores",
+    "LSTMConfig": "rlssm.nn.cores",
+    "MLPConfig": "rlssm.nn.mlp",
+    "MinGRUConfig": "rlssm.nn.cores",
+    "NoneConfig": "rlssm.nn.cores",
+    "PPOConfig": "rlssm.algorithms.ppo",
+    "Run": "rlssm.train.run",
+    "RunConfig": "rlssm.train.config",
+    "S5Config": "rlssm.nn.cores",
+    "TorsoConfig": "rlssm.nn.torso",
+    "UserError": "rlssm.errors",
+    "evaluate": "rlssm.evaluation.evaluate",
+    "fit": "rlssm.train.loop",
+    "make": "rlssm.envs.registry",
+}
+
+__all__ = [
+    "Actor",
+    "EnvConfig",
+    "GRUConfig",
+    "LRUConfig",
+    "LSTMConfig",
+    "MLPConfig",
+    "MinGRUConfig",
+    "NoneConfig",
+    "PPOConfig",
+    "Run",
+    "RunConfig",
+    "S5Config",
+    "TorsoConfig",
+    "UserError",
+    "evaluate",
+    "fit",
+    "make",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rlssm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

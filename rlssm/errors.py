@@ -7,19 +7,26 @@ sentence and exits 2. It is a `ValueError`, so library callers need not know it.
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 20  # names listed in full
+
 
 class UserError(ValueError):
     """A mistake the user can mend; its text names the field, what was found and the remedy."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that is not one of `known`, with the nearest one suggested."""
+    """Return the error for a name that is not one of `known`, with the nearest suggested.
+
+    Of many known names only the nearest are listed.
+    """
     names = sorted(known)
-    lowered = {candidate.lower(): candidate for candidate in names}
-    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.4)
-    hint = f"; did you mean {lowered[close[0]]!r}?" if close else ""
-    return UserError(f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}" if hint else
-                     f"unknown {kind} {name!r}; known: {', '.join(names)}")
+    lowered = {candidate.lower(): candidate for candidate in reversed(names)}
+    near = difflib.get_close_matches(name.lower(), lowered, n=SHOWN // 4, cutoff=0.4)
+    meant = [lowered[candidate] for candidate in near]
+    hint = f", perhaps {meant[0]!r} was meant" if meant else ""
+    if len(names) > SHOWN and meant:
+        return UserError(f"unknown {kind} {name!r}{hint}; the nearest: {', '.join(meant)}")
+    return UserError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
 
 
 def require(condition: bool, field: str, value: object, expected: str) -> None:

@@ -1,1 +1,1 @@
-
+"""Arrays in, arrays out: scans with resets, discretisation, initial systems and returns."""

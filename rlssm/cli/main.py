@@ -1,0 +1,57 @@
+"""The `rlssm` command: parses, calls the library, and turns a user's mistake into one sentence."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from rlssm.errors import UserError, unknown_name
+
+USAGE = """\
+usage: rlssm COMMAND ...
+
+  train ALGO --env ID     train an agent; ends with an evaluation and a picture of the curve
+  resume RUN              go on with a run that was stopped
+  evaluate RUN            play whole episodes with the weights of a checkpoint
+  plot RUN [RUN ...]      draw learning curves
+  render RUN              draw an episode as a GIF
+  export RUN              write the policy as a file that loads without this library
+  list [envs|algos|cores] what there is
+
+  rlssm COMMAND --help explains a command; rlssm train ALGO --help every hyper-parameter."""
+
+
+def commands() -> dict[str, Callable[[list[str]], None]]:
+    """Return the commands by name."""
+    from rlssm.cli import inspect, runs, train
+
+    return {
+        "train": train.train,
+        "resume": train.resume,
+        "evaluate": runs.evaluate,
+        "plot": runs.plot,
+        "render": runs.render,
+        "export": runs.export,
+        "list": inspect.list_names,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exits 2 with one sentence on a user's mistake."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return
+    try:
+        known = commands()
+        if words[0] not in known:
+            raise unknown_name("command", words[0], known)
+        known[words[0]](words[1:])
+    except UserError as error:
+        print(f"rlssm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("rlssm: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

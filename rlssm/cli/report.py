@@ -1,0 +1,56 @@
+"""What the commands print."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlssm.evaluation.statistics import bootstrap_interval, iqm, mean
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled code between commands, where the user's caches are kept."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(caches / "rlssm" / "xla"))
+
+
+def describe_result(run: Any) -> str:
+    """Return what a complete run came to, one line for each setting and kind of weights."""
+    config, result = run.config, run.result
+    lines = [
+        f"{run.path} is complete: {config.agent.name} with core {config.agent.core.name} on "
+        f"{config.env.id}, {config.cadence.total * config.agent.steps_per_update:,} steps, "
+        f"{config.seeds} seed{'s' * (config.seeds > 1)}",
+        *describe_scores(config, {name: result[name] for name in ("last", "best")}),
+        f"  curve: {run.path / 'plots' / 'return.png'}",
+    ]
+    return "\n".join(lines)
+
+
+def describe_scores(config: Any, scores: dict[str, dict[str, list[Any]]]) -> list[str]:
+    """Return one line for each setting and kind of weights, with intervals over seeds."""
+    lines = []
+    for i, setting in enumerate(config.settings):
+        seeds = slice(i * config.seeds, (i + 1) * config.seeds)
+        label = " ".join(f"{name}={value:g}" for name, value in setting.items())
+        for name, values in scores.items():
+            returns = np.array(values["eval/return"][seeds])
+            line = f"  {label} {name}: return {_interval(returns)}".replace("   ", "  ")
+            if "eval/success" in values:
+                line += f", success {100 * np.mean(values['eval/success'][seeds]):.1f} %"
+            unfinished = 1 - np.mean(values["eval/finished"][seeds])
+            if unfinished:
+                line += f", {100 * unfinished:.1f} % of episodes given up unfinished"
+            lines.append(line)
+    return lines
+
+
+def _interval(returns: np.ndarray) -> str:
+    if len(returns) == 1:
+        return f"{returns[0]:.4g}"
+    low, high = bootstrap_interval(mean, returns)
+    return f"{mean(returns):.4g} [{low:.4g}, {high:.4g}] (IQM {iqm(returns):.4g})"

@@ -1,0 +1,172 @@
+"""Commands on run directories: `rlssm evaluate`, `plot`, `render`, `export`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from rlssm.cli.parse import parse, say
+from rlssm.cli.report import describe_scores, use_compilation_cache
+from rlssm.errors import UserError, require
+
+Which = int | Literal["last", "best"]
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    run: tyro.conf.Positional[Path]
+    """The run directory."""
+    checkpoint: str = "last"
+    """Which weights: last, best, or the steps of a checkpoint."""
+    episodes: int = 128
+    """Whole episodes per member, at least 1."""
+    stochastic: bool = False
+    """Whether actions are sampled in place of the most likely ones."""
+    seed: int = 0
+    """Seed of the start states and of the environment's noise."""
+    out: Path | None = None
+    """File to write every episode's return, length and success to, as JSON."""
+
+
+def evaluate(words: list[str]) -> None:
+    """`rlssm evaluate RUN`."""
+    args = parse(
+        Evaluate, words, command="rlssm evaluate", description="Play whole episodes, no learning."
+    )
+    from rlssm.io.config import save_json
+    from rlssm.train.run import Run, scores
+
+    use_compilation_cache()
+    run = Run(args.run)
+    played = run.evaluate(
+        which_checkpoint(args.checkpoint),
+        episodes=args.episodes,
+        greedy=not args.stochastic,
+        seed=args.seed,
+    )
+    means = {name: values.tolist() for name, values in scores(played).items()}
+    say(
+        f"{run.config.env.id}, {args.episodes} episodes per member, "
+        f"{'sampled' if args.stochastic else 'greedy'} actions"
+    )
+    say("\n".join(describe_scores(run.config, {args.checkpoint: means})))
+    if args.out is not None:
+        episodes = {name: values.tolist() for name, values in played._asdict().items()}
+        save_json(args.out, {"checkpoint": args.checkpoint, "seed": args.seed, **episodes})
+
+
+@dataclass(frozen=True)
+class Plot:
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories; several are drawn over each other."""
+    metric: str = "episode/return"
+    """Which metric of metrics.jsonl."""
+    smooth: int = 1
+    """Log points that a centred running mean is taken over, odd."""
+    out: Path | None = None
+    """Picture to write (.png, .pdf or .svg); default plots/METRIC.png in the first run."""
+
+
+def plot(words: list[str]) -> None:
+    """`rlssm plot RUN [RUN ...]`."""
+    args = parse(Plot, words, command="rlssm plot", description="Draw learning curves.")
+    from rlssm.evaluation.plots import learning_curves
+    from rlssm.io.config import make_directory
+    from rlssm.train.run import Run
+
+    require(len(args.runs) > 0, "RUN", "nothing", "one run directory or more")
+    curves = {}
+    for path in args.runs:
+        for label, curve in Run(path).curves(args.metric).items():
+            name = label if label == path.name or len(args.runs) == 1 else f"{path.name} {label}"
+            curves[name if name not in curves else f"{path} {label}"] = curve
+    out = args.out or args.runs[0] / "plots" / f"{args.metric.replace('/', '-')}.png"
+    make_directory(out.parent)
+    learning_curves(out, curves, metric=args.metric, smooth=args.smooth)
+    say(f"wrote {out}")
+
+
+@dataclass(frozen=True)
+class Render:
+    run: tyro.conf.Positional[Path]
+    """The run directory."""
+    checkpoint: str = "best"
+    """Which weights: last, best, or the steps of a checkpoint."""
+    member: int = 0
+    """Which member of the run, counted from 0."""
+    seed: int = 0
+    """Seed of the episode."""
+    stochastic: bool = False
+    """Whether actions are sampled in place of the most likely ones."""
+    out: Path | None = None
+    """GIF to write; default plots/episode.gif in the run."""
+
+
+def render(words: list[str]) -> None:
+    """`rlssm render RUN`."""
+    args = parse(Render, words, command="rlssm render", description="Draw an episode as a GIF.")
+    import jax
+
+    from rlssm.evaluation.evaluate import record
+    from rlssm.evaluation.video import drawing_of, save_gif
+    from rlssm.io.config import make_directory
+    from rlssm.train.run import Run
+
+    run = Run(args.run)
+    drawing_of(run.env)
+    use_compilation_cache()
+    recording = record(
+        run.env,
+        run.program.policy,
+        run.member_params(which_checkpoint(args.checkpoint), args.member),
+        jax.random.key(args.seed),
+        greedy=not args.stochastic,
+    )
+    out = args.out or run.path / "plots" / "episode.gif"
+    make_directory(out.parent)
+    save_gif(out, run.env, recording)
+    total = float(recording.reward.sum())
+    say(f"wrote {out}: {len(recording.reward)} steps, return {total:.4g}")
+
+
+@dataclass(frozen=True)
+class Export:
+    run: tyro.conf.Positional[Path]
+    """The run directory."""
+    checkpoint: str = "best"
+    """Which weights: last, best, or the steps of a checkpoint."""
+    member: int = 0
+    """Which member of the run, counted from 0."""
+    out: Path | None = None
+    """File to write; default policy.zip in the run."""
+
+
+def export(words: list[str]) -> None:
+    """`rlssm export RUN`."""
+    args = parse(
+        Export,
+        words,
+        command="rlssm export",
+        description="Write the policy as a file that loads with jax alone.",
+    )
+    from rlssm.io.export import export_policy
+    from rlssm.train.run import Run
+
+    run = Run(args.run)
+    params = run.member_params(which_checkpoint(args.checkpoint), args.member)
+    out = args.out or run.path / "policy.zip"
+    export_policy(out, run.program.policy, params, run.env.spec)
+    say(f"wrote {out}")
+
+
+def which_checkpoint(text: str) -> Which:
+    """Return "last", "best" or a number of steps."""
+    if text == "last" or text == "best":
+        return text
+    try:
+        return int(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        raise UserError(
+            f"checkpoint must be last, best or a number of steps, got {text!r}"
+        ) from None

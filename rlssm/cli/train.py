@@ -1,0 +1,101 @@
+"""`rlssm train` and `rlssm resume`."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from rlssm.cli.parse import parse, say, take, wants_help
+from rlssm.cli.report import describe_result, use_compilation_cache
+from rlssm.errors import UserError, unknown_name
+
+
+def train(words: list[str]) -> None:
+    """`rlssm train ALGO --env ID [--core NAME] [--preset NAME] [options]`."""
+    from rlssm.algorithms import ALGORITHMS
+    from rlssm.envs.registry import EnvConfig
+    from rlssm.nn.cores import CORES
+    from rlssm.train.config import RunConfig
+
+    if not words or words[0].startswith("-"):
+        usage = f"usage: rlssm train ALGO --env ID [options], ALGO one of: {', '.join(ALGORITHMS)}"
+        if words and wants_help(words):
+            return say(usage)
+        raise UserError(usage)
+    name, words = words[0], words[1:]
+    if name not in ALGORITHMS:
+        raise unknown_name("algorithm", name, ALGORITHMS)
+    presets = ALGORITHMS[name].PRESETS
+    preset, words = take(words, "--preset")
+    core, words = take(words, "--core")
+    env, words = take(words, "--env")
+    if (preset or "default") not in presets:
+        raise unknown_name("preset", str(preset), presets)
+    agent = presets[preset or "default"]
+    if core is not None and core not in CORES:
+        raise unknown_name("core", core, CORES)
+    if core is not None and core != agent.core.name:
+        agent = dataclasses.replace(agent, core=CORES[core]())
+    if env is None and not wants_help(words):
+        raise UserError("--env is missing; rlssm list envs shows the environments")
+
+    @dataclass(frozen=True)
+    class Train:
+        run: Annotated[RunConfig, tyro.conf.arg(name="")]
+        out: Path | None = None
+        """Run directory; default runs/ENV-ALGO-CORE-SEED. One that exists is resumed."""
+        quiet: bool = False
+        """Whether to leave out the progress bar."""
+
+    parsed = parse(
+        Train,
+        words,
+        command=f"rlssm train {name}",
+        description=(
+            "Train an agent. --env ID (or module:factory), --core NAME "
+            f"({', '.join(CORES)}) and --preset NAME ({', '.join(presets)}) choose what the "
+            "options below then adjust."
+        ),
+        default=Train(RunConfig(EnvConfig(env or "RepeatFirstEasy"), agent)),
+    )
+    out = parsed.out or Path("runs") / default_name(parsed.run)
+    _fit(parsed.run, out, parsed.quiet)
+
+
+def resume(words: list[str]) -> None:
+    """`rlssm resume RUN [--steps N]`."""
+    from rlssm.train.run import Run
+
+    @dataclass(frozen=True)
+    class Resume:
+        run: tyro.conf.Positional[Path]
+        """The run directory."""
+        steps: int | None = None
+        """A new, larger number of environment steps to train for."""
+        quiet: bool = False
+        """Whether to leave out the progress bar."""
+
+    parsed = parse(Resume, words, command="rlssm resume", description="Go on with a run.")
+    run = Run(parsed.run)
+    if parsed.steps is not None:
+        run = run.extend(parsed.steps)
+    _fit(run.config, run.path, parsed.quiet)
+
+
+def default_name(config: Any) -> str:
+    """Return the name of the run directory that a configuration gets by default."""
+    env = config.env.id.replace(":", "-").replace("/", "-")
+    return f"{env}-{config.agent.name}-{config.agent.core.name}-{config.seed}"
+
+
+def _fit(config: Any, out: Path, quiet: bool) -> None:
+    from rlssm.train.loop import fit
+
+    use_compilation_cache()
+    run = fit(config, out, progress=not quiet)
+    if run.complete:
+        say(describe_result(run))
+    else:
+        say(f"stopped at a checkpoint; go on with: rlssm resume {out}")

@@ -1,0 +1,120 @@
+"""Which environments there are, and how a name becomes one."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rlssm.envs import gymnax_env, user
+from rlssm.envs.base import Environment
+from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
+from rlssm.envs.memory_chain import MemoryChain
+from rlssm.envs.stateless import StatelessCartPole, StatelessPendulum
+from rlssm.envs.wrappers import HideObservation, ObservationNoise, TimeLimit
+from rlssm.errors import UserError, require, unknown_name
+
+MEMORY_TASKS: dict[str, Environment] = {
+    "RepeatPreviousEasy": RepeatPrevious(decks=1, k=4),
+    "RepeatPreviousMedium": RepeatPrevious(decks=2, k=32),
+    "RepeatPreviousHard": RepeatPrevious(decks=3, k=64),
+    "RepeatFirstEasy": RepeatFirst(decks=1),
+    "RepeatFirstMedium": RepeatFirst(decks=8),
+    "RepeatFirstHard": RepeatFirst(decks=16),
+    "AutoencodeEasy": Autoencode(decks=1),
+    "AutoencodeMedium": Autoencode(decks=2),
+    "AutoencodeHard": Autoencode(decks=3),
+    "StatelessCartPoleEasy": StatelessCartPole(max_steps=200),
+    "StatelessCartPoleMedium": StatelessCartPole(max_steps=400),
+    "StatelessCartPoleHard": StatelessCartPole(max_steps=600),
+    "NoisyStatelessCartPoleEasy": StatelessCartPole(max_steps=200, noise=0.1),
+    "NoisyStatelessCartPoleMedium": StatelessCartPole(max_steps=200, noise=0.2),
+    "NoisyStatelessCartPoleHard": StatelessCartPole(max_steps=200, noise=0.3),
+    "StatelessPendulumEasy": StatelessPendulum(max_steps=200),
+    "StatelessPendulumMedium": StatelessPendulum(max_steps=150),
+    "StatelessPendulumHard": StatelessPendulum(max_steps=100),
+    "MemoryChain-10": MemoryChain(10),
+    "MemoryChain-100": MemoryChain(100),
+    "MemoryChain-1000": MemoryChain(1000),
+}
+MEMORY_CHAIN = "MemoryChain-"  # followed by any length
+
+
+class Family(NamedTuple):
+    """Environments of one kind: their ids, and how one is made from its id."""
+
+    ids: tuple[str, ...]
+    make: Callable[[str], Environment]
+
+
+FAMILIES: dict[str, Family] = {
+    "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
+    "gymnax": Family(gymnax_env.IDS, gymnax_env.make),
+}
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """Which environment, and what to change about it."""
+
+    id: str
+    """Name from `rlssm list envs`, MemoryChain-<length>, or module:factory for your own."""
+
+    time_limit: int | None = None
+    """Steps after which an episode is truncated, at most the environment's own limit."""
+
+    hide: tuple[int, ...] = ()
+    """Entries of a flat observation to leave out, counted from 0."""
+
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise added to every observation, at least 0."""
+
+    def __post_init__(self) -> None:
+        if ":" not in self.id:
+            _family(self.id)
+        limit = self.time_limit
+        require(limit is None or limit >= 1, "time_limit", limit, "at least 1")
+        require(all(i >= 0 for i in self.hide), "hide", self.hide, "indices from 0 on")
+        require(0 <= self.noise < math.inf, "noise", self.noise, "finite and at least 0")
+
+
+def make(config: EnvConfig | str) -> Environment:
+    """Return the environment a config, or an id alone, asks for.
+
+    Raises:
+        UserError: if the id names nothing, or an option does not fit the environment.
+    """
+    config = EnvConfig(config) if isinstance(config, str) else config
+    env = user.load(config.id) if ":" in config.id else _family(config.id).make(config.id)
+    if config.hide:
+        env = HideObservation(env, config.hide)
+    if config.noise > 0:
+        env = ObservationNoise(env, config.noise)
+    if config.time_limit is not None:
+        env = TimeLimit(env, config.time_limit)
+    return env
+
+
+def names() -> dict[str, list[str]]:
+    """Return the ids of every family; besides these, any MemoryChain-<length> exists."""
+    return {name: list(family.ids) for name, family in FAMILIES.items()}
+
+
+def _family(env_id: str) -> Family:
+    for family in FAMILIES.values():
+        if env_id in family.ids:
+            return family
+    if env_id.startswith(MEMORY_CHAIN):
+        chain = MemoryChain(_length(env_id))
+        return Family((env_id,), lambda _: chain)
+    known = [name for family in FAMILIES.values() for name in family.ids]
+    raise unknown_name("environment", env_id, known)
+
+
+def _length(env_id: str) -> int:
+    length = env_id.removeprefix(MEMORY_CHAIN)
+    if not (length.isascii() and length.isdigit() and int(length) > 0):
+        raise UserError(
+            f"MemoryChain-<length> needs a whole number of steps, at least 1, got {length!r}; "
+            "write for example MemoryChain-100"
+        )
+    return int(length)

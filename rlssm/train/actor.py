@@ -1,0 +1,69 @@
+"""A trained policy to call from ordinary Python: it keeps its own memory."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlssm.errors import UserError
+from rlssm.types import Inputs, Params, Policy, Previous, Spec, clear_at_first, zeros
+
+
+class Actor:
+    """A policy, its weights, and the memory of the episodes it is in.
+
+    `actor(obs, reward, first)` takes one step in every environment of the batch and returns the
+    actions `[batch, ...]`. With `batch=None` there is one environment and no batch axis.
+    """
+
+    def __init__(
+        self, policy: Policy, params: Params, spec: Spec, *, batch: int | None = None, seed: int = 0
+    ) -> None:
+        self.spec = spec
+        self._policy, self._params, self._batch = policy, params, batch
+        self._key = jax.random.key(seed)
+        self._act = jax.jit(policy.act, static_argnums=5)
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all memory: the next call starts an episode in every environment."""
+        size = 1 if self._batch is None else self._batch
+        self._carry = self._policy.initial_carry(size)
+        self._action = zeros(self.spec.action, (size,))
+        self._first = jnp.ones(size, bool)
+
+    def __call__(
+        self, obs: Any, reward: Any = 0.0, first: Any = None, *, greedy: bool = True
+    ) -> np.ndarray:
+        """Return the action for `obs`.
+
+        Args:
+            obs: the observation `[batch, ...]`, or `[...]` when there is no batch.
+            reward: what the previous action earned, `[batch]` or a number.
+            first: True where `obs` starts an episode; memory is dropped there. Default: after
+                `forget()` all, else none.
+            greedy: whether to take the most likely action in place of a sample.
+
+        Raises:
+            UserError: if `obs` does not have the shape this policy was trained on.
+        """
+        size = self._first.shape[0]
+        if self._batch is None:
+            obs = jax.tree.map(lambda x: jnp.asarray(x)[None], obs)
+        self._check(obs, size)
+        first = self._first if first is None else jnp.broadcast_to(jnp.asarray(first, bool), size)
+        reward = jnp.broadcast_to(jnp.asarray(reward, jnp.float32), size)
+        previous = clear_at_first(Previous(self._action, reward), first)
+        self._key, key = jax.random.split(self._key)
+        self._action, self._carry = self._act(
+            self._params, Inputs(obs, previous, first), first, self._carry, key, greedy
+        )
+        self._first = jnp.zeros(size, bool)
+        return np.asarray(self._action if self._batch is not None else self._action[0])
+
+    def _check(self, obs: Any, size: int) -> None:
+        expected = jax.tree.map(jnp.shape, zeros(self.spec.obs, (size,)))
+        found = jax.tree.map(jnp.shape, obs)
+        if expected != found:
+            raise UserError(f"obs must have shape {expected}, batch axis included, got {found}")

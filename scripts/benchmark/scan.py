@@ -1,0 +1,172 @@
+"""Time the implementations of the linear scan against each other, and check what they compute.
+
+For every shape (T, B, P) of a complex state, held as a pair of real arrays as the layers do, and
+a constant decay, it prints per implementation: seconds to trace and compile, microseconds for the
+states alone and for states and gradients of all four inputs (medians), both as ratios to the best
+implementation, and the greatest error of the states relative to a float64 loop. The last line of
+a shape is `auto` against the best of the others. Every round calls each
+implementation once, in an order drawn anew, so that whatever else the machine does falls on all
+alike.
+
+    python scripts/benchmark/scan.py --shapes 256,16,64 1024,8,128 --repeats 30
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlssm.kernels.linear_scan import IMPLEMENTATIONS, Pair, linear_scan
+
+SHAPES = ["1,16,64", "32,16,64", "256,16,64", "1024,8,128", "128,64,128", "4096,1,16"]
+RESET_RATE = 0.02
+
+
+class Problem(NamedTuple):
+    a: Pair
+    b: Pair
+    reset: jax.Array
+    carry: Pair
+    cotangent: Pair
+
+
+class Timing(NamedTuple):
+    compile_s: float
+    forward_us: float
+    gradient_us: float
+    error: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", default=SHAPES, help="T,B,P of each problem")
+    parser.add_argument("--repeats", type=int, default=30, help="timed rounds")
+    parser.add_argument("--out", type=Path, help="JSON file for the results")
+    args = parser.parse_args()
+
+    device = jax.devices()[0]
+    print(f"device {device.device_kind} ({device.platform}), jax {jax.__version__}, float32")
+    print("matmul precision: irrelevant, a scan has no matrix product")
+    shapes = [tuple(int(n) for n in shape.split(",")) for shape in args.shapes]
+    results = [measure(*shape, repeats=args.repeats) for shape in shapes]
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
+        args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+
+
+def measure(length: int, batch: int, size: int, *, repeats: int) -> dict[str, Any]:
+    problem = draw(length, batch, size)
+    states = solve_in_float64(problem)
+    names = ["auto", *IMPLEMENTATIONS]
+    calls, compile_s, errors = {}, {}, {}
+    for name in names:
+        started = time.perf_counter()
+        forward, gradient = compiled(name, problem)
+        compile_s[name] = time.perf_counter() - started
+        errors[name] = relative_error(forward(*problem[:4]), states)
+        calls[name, "forward"] = (forward, problem[:4])
+        calls[name, "gradient"] = (gradient, problem)
+    medians = time_in_turns(calls, repeats)
+    timings = {
+        name: Timing(
+            compile_s[name], medians[name, "forward"], medians[name, "gradient"], errors[name]
+        )
+        for name in names
+    }
+    report((length, batch, size), timings)
+    ratios = auto_ratios(timings)
+    by_name = {name: timing._asdict() for name, timing in timings.items()}
+    return {"shape": [length, batch, size], "timings": by_name, "auto_to_best": ratios}
+
+
+def draw(length: int, batch: int, size: int) -> Problem:
+    rng = np.random.default_rng(0)
+
+    def pair(*shape: int) -> Pair:
+        re, im = rng.normal(size=(2, *shape)).astype(np.float32)
+        return Pair(jnp.asarray(re), jnp.asarray(im))
+
+    decay = np.exp(rng.uniform(0.001, 0.1, size) * (-0.5 + 1j * np.pi * np.arange(size)))
+    a = Pair(jnp.asarray(decay.real, jnp.float32), jnp.asarray(decay.imag, jnp.float32))
+    reset = jnp.asarray(rng.random((length, batch)) < RESET_RATE)
+    shape = length, batch, size
+    return Problem(a, pair(*shape), reset, pair(batch, size), pair(*shape))
+
+
+def compiled(name: str, problem: Problem) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    def states(a: Pair, b: Pair, reset: jax.Array, carry: Pair) -> Pair:
+        return linear_scan(a, b, reset, carry, implementation=name)[1]
+
+    def gradients(a: Pair, b: Pair, reset: jax.Array, carry: Pair, cotangent: Pair) -> Any:
+        x, pull = jax.vjp(lambda a, b, carry: states(a, b, reset, carry), a, b, carry)
+        return x, pull(cotangent)
+
+    forward = jax.jit(states).lower(*problem[:4]).compile()
+    return forward, jax.jit(gradients).lower(*problem).compile()
+
+
+def time_in_turns(calls: dict[Any, tuple[Any, Any]], repeats: int) -> dict[Any, float]:
+    """Return the median microseconds of each call; every round draws its own order."""
+    times: dict[Any, list[float]] = {name: [] for name in calls}
+    names, rng = list(calls), np.random.default_rng(0)
+    for turn in range(repeats + 1):
+        for i in rng.permutation(len(names)):
+            function, arguments = calls[names[i]]
+            started = time.perf_counter()
+            jax.block_until_ready(function(*arguments))
+            if turn > 0:  # the first round warms up
+                times[names[i]].append(time.perf_counter() - started)
+    return {name: 1e6 * float(np.median(values)) for name, values in times.items()}
+
+
+def solve_in_float64(problem: Problem) -> np.ndarray:
+    a, b, carry = (to_complex(v) for v in (problem.a, problem.b, problem.carry))
+    x, states = carry, np.empty_like(b)
+    for t, reset in enumerate(np.asarray(problem.reset)):
+        states[t] = x = a * np.where(reset[:, None], 0, x) + b[t]
+    return states
+
+
+def to_complex(pair: Pair) -> np.ndarray:
+    return np.asarray(pair.re, np.float64) + 1j * np.asarray(pair.im, np.float64)
+
+
+def relative_error(x: Pair, states: np.ndarray) -> float:
+    return float(np.abs(to_complex(x) - states).max() / np.abs(states).max())
+
+
+def auto_ratios(timings: dict[str, Timing]) -> dict[str, float]:
+    others = [timing for name, timing in timings.items() if name != "auto"]
+    auto = timings["auto"]
+    return {
+        "forward": auto.forward_us / min(timing.forward_us for timing in others),
+        "gradient": auto.gradient_us / min(timing.gradient_us for timing in others),
+    }
+
+
+def report(shape: tuple[int, ...], timings: dict[str, Timing]) -> None:
+    best_forward = min(timing.forward_us for timing in timings.values())
+    best_gradient = min(timing.gradient_us for timing in timings.values())
+    print("\nT={}, B={}, P={}".format(*shape))
+    print("                compile s  forward us         with gradient us   error")
+    for name, (compile_s, forward, gradient, error) in timings.items():
+        print(
+            f"  {name:13s} {compile_s:9.2f}  {forward:10.1f} x{forward / best_forward:<5.2f}"
+            f"  {gradient:13.1f} x{gradient / best_gradient:<5.2f}  {error:.1e}"
+        )
+    ratios = auto_ratios(timings)
+    print(
+        f"  auto / best of the others: forward {ratios['forward']:.2f}, "
+        f"with gradient {ratios['gradient']:.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

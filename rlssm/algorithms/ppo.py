@@ -35,8 +35,8 @@ from jaxtyping import Array, Bool, Float
 
 from rlssm.errors import UserError, require
 from rlssm.kernels.returns import gae
-from rlssm.nn.cores import CoreConfig
 from rlssm.nn import normalizers
+from rlssm.nn.cores import CoreConfig
 from rlssm.nn.distributions import Distribution
 from rlssm.nn.encoders import action_mask
 from rlssm.nn.heads import ValueHead, policy_head
@@ -60,7 +60,7 @@ from rlssm.types import (
 )
 
 SWEPT = (
-    "learning_rate", "discount", "gae_lambda", "clip", "entropy_coef", "value_coef",
+    "learning_rate", "reward_scale", "discount", "gae_lambda", "clip", "entropy_coef", "value_coef",
     "max_grad_norm", "ssm_lr_factor", "weight_decay",
 )  # fmt: skip
 
@@ -98,6 +98,8 @@ class PPOConfig:
     """Which parameters count as the state space's, by lindermanlab/S5's names for the choices."""
     weight_decay: float = 0.0
     """AdamW decay of all but the state-space parameters, at least 0."""
+    reward_scale: float = 1.0
+    """Factor of every reward before learning, above 0; reported returns are never scaled."""
     discount: float = 0.99
     """Discount per step, in [0, 1]."""
     gae_lambda: float = 0.95
@@ -132,7 +134,14 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in ("num_envs", "rollout_length", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("learning_rate", "adam_eps", "max_grad_norm", "ssm_lr_factor", "clip"):
+        for name in (
+            "learning_rate",
+            "adam_eps",
+            "max_grad_norm",
+            "ssm_lr_factor",
+            "clip",
+            "reward_scale",
+        ):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("weight_decay", "value_coef", "entropy_coef"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -307,7 +316,7 @@ def advantages(config: PPOConfig, hyper: dict[str, Array], batch: Trajectory) ->
     if not config.bootstrap_truncation:
         terminated = terminated | step.truncated
     return gae(
-        step.reward, step.extras["value"], step.extras["next_value"],
+        hyper["reward_scale"] * step.reward, step.extras["value"], step.extras["next_value"],
         terminated, step.truncated, hyper["discount"], hyper["gae_lambda"],
     )  # fmt: skip
 

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 import sys
 import typing
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import tyro
@@ -18,6 +20,13 @@ T = TypeVar("T")
 
 _registry = ConstructorRegistry()
 _options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+
+# How tyro words what it refuses, and how it is said here.
+_WORDING = (
+    (r"^Error parsing run[\w.]*: ", ""),  # the configuration's own words follow
+    (r"^Error parsing (\S+): invalid literal for int.*: ('.*')$", r"\1 must be whole, got \2"),
+    (r"^Error parsing (\S+): could not convert .*: ('.*')$", r"\1 must be a number, got \2"),
+)
 
 
 @_registry.primitive_rule
@@ -59,22 +68,24 @@ def parse(
         SystemExit: 0 after printing the help.
     """
     _check_options(words, options(kind if default is None else default))
+    read = partial(
+        tyro.cli,
+        kind,
+        args=list(words),
+        prog=command,
+        description=description,
+        default=default,
+        config=_options,
+        registry=_registry,
+    )
+    if wants_help(words):
+        return read()
     complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(  # ty: ignore[invalid-return-type]
-                kind,
-                args=list(words),
-                prog=command,
-                description=description,
-                default=default,
-                config=_options,
-                registry=_registry,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-    raise UserError(f"{_sentence(complaint.getvalue())}; see {command} --help")
+    try:  # with both streams taken away, what tyro writes does not depend on the terminal
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(complaint):
+            return read()
+    except SystemExit:
+        raise UserError(f"{_sentence(complaint.getvalue())}; see {command} --help") from None
 
 
 def options(config: Any, prefix: str = "") -> list[str]:
@@ -106,15 +117,17 @@ def _check_options(words: Sequence[str], known: Sequence[str]) -> None:
 
 
 def _sentence(complaint: str) -> str:
-    """Return the first paragraph of a boxed message, on one line."""
-    lines = [line.strip("│ ") for line in complaint.splitlines() if line.startswith("│")]
-    paragraph = []
-    for line in lines:
-        if set(line) <= {"─"}:
-            break
-        paragraph.append(line)
-    text = re.sub(r"\s+", " ", " ".join(paragraph)) or "the command line does not parse"
-    return re.sub(r"^Error parsing run[\w.]*: ", "", text)  # the configuration's own words follow
+    """Return the first paragraph below the title of tyro's complaint, on one line."""
+    lines = [line.strip() for line in complaint.splitlines()]
+    body = itertools.dropwhile(_is_rule, lines[1:])
+    text = re.sub(r"\s+", " ", " ".join(itertools.takewhile(lambda x: not _is_rule(x), body)))
+    for theirs, ours in _WORDING:
+        text = re.sub(theirs, ours, text)
+    return text or "the command line does not parse"
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= {"-"}
 
 
 def take(words: list[str], option: str) -> tuple[str | None, list[str]]:

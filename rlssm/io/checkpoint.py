@@ -84,9 +84,10 @@ class Checkpoints:
         try:
             return arrays.restore(path, template, prefix)
         except arrays.Damaged as damage:
-            others = [_find(self.folder)[step] for step in reversed(self.steps())]
-            intact = [other.name for other in others if other != path and _is_intact(other)]
-            remedy = f"step {' and '.join(intact)} can be restored" if intact else "none is intact"
+            others = [_find(self.folder)[step] for step in self.steps()]
+            intact = " and ".join(x.name for x in others if x != path and _is_intact(x))
+            remedy = f"step {intact} can be restored; to resume there, remove {path.name}"
+            remedy = remedy if intact else "no other is intact"
             raise UserError(f"checkpoint {path} is damaged: {damage}; {remedy}") from None
 
     def _locate(self, which: int | Literal["last", "best"]) -> Path:

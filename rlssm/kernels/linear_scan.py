@@ -61,7 +61,7 @@ def linear_scan(
       reverse: whether time runs backwards.
 
     `a`, `b` and `carry` are all real arrays, all complex arrays or all a `Pair`; their dtypes
-    are promoted to a common one.
+    are promoted to a common one. Only reverse-mode derivatives exist, of any order.
 
     Returns:
       The last state `[B, *F]` and the states `[T, B, *F]`, of the kind of `b`.
@@ -85,6 +85,9 @@ def linear_scan(
 
 
 def _fastest(backend: str, length: int) -> str:
+    # Measured by scripts/benchmark/scan.py on two CPU cores and an H100, with a constant decay and
+    # pairs. On a CPU the least arithmetic wins, 2 to 5 times over (but for states of about sixteen
+    # numbers over thousands of steps, where chunks win by a third); on the GPU depth decides.
     return "sequential" if backend == "cpu" or length == 1 else "associative"
 
 

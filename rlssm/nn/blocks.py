@@ -55,6 +55,7 @@ class ResidualBlock(nn.Module):
     inner_norm: bool = False
     precision: Precision = "default"
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> Carry:
         return self.memory.initial_carry(batch)
 
@@ -79,6 +80,7 @@ class Stack(nn.Module):
     layer: nn.Module
     depth: int
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> Carry:
         carry = self.layer.initial_carry(batch)
         return jax.tree.map(lambda c: jnp.repeat(c[:, None], self.depth, axis=1), carry)

@@ -48,6 +48,7 @@ class NoMemory(nn.Module):
 
     features: int
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> tuple[()]:
         return ()
 

@@ -63,6 +63,7 @@ class LRU(nn.Module):
     features: int
     precision: Precision = "default"
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> Pair:
         return zero_state(batch, self.config.state_size)
 

@@ -74,6 +74,7 @@ class GRU(nn.Module):
     features: int
     precision: Precision = "default"
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> Float[Array, "B H"]:
         return jnp.zeros((batch, self.features), jnp.float32)
 
@@ -115,6 +116,7 @@ class LSTM(nn.Module):
     features: int
     precision: Precision = "default"
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> LSTMState:
         zero = jnp.zeros((batch, self.features), jnp.float32)
         return LSTMState(zero, zero)
@@ -152,6 +154,7 @@ class MinGRU(nn.Module):
     features: int
     precision: Precision = "default"
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> Float[Array, "B H"]:
         return jnp.zeros((batch, self.features), jnp.float32)
 

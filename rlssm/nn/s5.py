@@ -113,6 +113,7 @@ class S5(nn.Module):
     features: int
     precision: Precision = "default"
 
+    @nn.nowrap
     def initial_carry(self, batch: int) -> Pair:
         return zero_state(batch, self.config.stored_states)
 

@@ -146,7 +146,7 @@ def test_advantage_treats_a_time_limit_as_asked():
         truncated=jnp.array([[False], [True]]),
         extras={"value": jnp.zeros((2, 1)), "next_value": jnp.array([[0.0], [10.0]])},
     )
-    hyper = {"discount": 0.5, "gae_lambda": 1.0}
+    hyper = {"discount": 0.5, "gae_lambda": 1.0, "reward_scale": 1.0}
     bootstrapped = ppo.advantages(PPOConfig(), hyper, SimpleNamespace(step=step))
     np.testing.assert_allclose(bootstrapped[:, 0], [1 + 0.5 * 6, 1 + 0.5 * 10])
     as_death = ppo.advantages(

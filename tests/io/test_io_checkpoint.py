@@ -203,7 +203,7 @@ def test_damaged_newest_is_not_passed_over(copy):
     with pytest.raises(UserError, match=r"20 is damaged: arrays/d/\w+ has SHA-256 .* step 10 can"):
         copy.restore("last", make_state())
     (copy.folder / "10" / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"20 is damaged: .*; none is intact"):
+    with pytest.raises(UserError, match=r"20 is damaged: .*; no other is intact"):
         copy.restore("last", make_state())
     with pytest.raises(UserError, match=r"10 is damaged: manifest.json cannot be read \(No such"):
         copy.restore(10, make_state())

@@ -137,6 +137,33 @@ def test_gradients_equal_finite_differences(name: str, varies: bool) -> None:
             assert difference == pytest.approx(float(jnp.sum(gradient * direction)), rel=1e-7)
 
 
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_second_derivatives_equal_finite_differences(name: str) -> None:
+    a, b, reset, carry = problem("real", False, length=5)
+    with jax.enable_x64(True):
+
+        def loss(inputs: Any) -> Any:
+            a, b, carry = inputs
+            x = linear_scan(a, b, jnp.asarray(reset), carry, implementation=name)[1]
+            return jnp.sum(jnp.sin(x))
+
+        @jax.jit
+        def slope(inputs: Any) -> Any:  # of the loss along a fixed direction
+            gradients = jax.grad(loss)(inputs)
+            return sum(jnp.vdot(g, d) for g, d in zip(gradients, direction, strict=True))
+
+        inputs = tuple(jnp.asarray(v) for v in (a, b, carry))
+        rng, step = np.random.default_rng(3), 1e-6
+        direction, other = (tuple(rng.normal(size=v.shape) for v in inputs) for _ in range(2))
+        ends = [
+            float(slope(tuple(v + sign * step * o for v, o in zip(inputs, other, strict=True))))
+            for sign in (1, -1)
+        ]
+        curvature = jax.jit(jax.grad(slope))(inputs)
+        found = sum(float(jnp.vdot(c, o)) for c, o in zip(curvature, other, strict=True))
+        assert found == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 257])
 @pytest.mark.parametrize("name", [*IMPLEMENTATIONS, "auto"])
 def test_float32_stays_close_to_the_loop_at_every_length(name: str, length: int) -> None:
@@ -231,8 +258,9 @@ def test_a_batch_with_different_resets_equals_its_rows_and_its_vmap(name: str) -
     a, b, reset, carry = problem("real", False, rate=0.4)
     run = partial(linear_scan, implementation=name)
     a, b, reset, carry = jnp.asarray(a), jnp.asarray(b), jnp.asarray(reset), jnp.asarray(carry)
-    together = run(a, b, reset, carry)[1]
-    rows = [run(a, b[:, i : i + 1], reset[:, i : i + 1], carry[i : i + 1])[1] for i in range(B)]
+    once = jax.jit(run)
+    together = once(a, b, reset, carry)[1]
+    rows = [once(a, b[:, i : i + 1], reset[:, i : i + 1], carry[i : i + 1])[1] for i in range(B)]
     assert_close(np.concatenate(rows, axis=1), np.asarray(together), 1e-6)
 
     def loss(a: Any, b: Any, reset: Any, carry: Any) -> Any:
@@ -240,7 +268,7 @@ def test_a_batch_with_different_resets_equals_its_rows_and_its_vmap(name: str) -
 
     seeds = [jnp.stack([v, 0.5 * v]) for v in (a, b, carry)]
     resets = jnp.stack([reset, ~reset])
-    gradient = jax.grad(loss, (0, 1, 3))
+    gradient = jax.jit(jax.grad(loss, (0, 1, 3)))
     batched = jax.jit(jax.vmap(gradient))(seeds[0], seeds[1], resets, seeds[2])
     for seed in range(2):
         alone = gradient(seeds[0][seed], seeds[1][seed], resets[seed], seeds[2][seed])
@@ -286,6 +314,30 @@ def test_nothing_behind_a_reset_reaches_past_it(
     assert d_b[at:, 0].all()
     assert not d_carry[:2].any()
     assert d_carry[2].all()
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_a_bad_decay_behind_a_reset_does_not_reach_past_it(name: str) -> None:
+    at = 6
+    a, b, reset, carry = problem("real", True, rate=0.0)
+    reset[at] = True
+    spoilt = a.copy()
+    spoilt[:at] = np.nan
+
+    @jax.jit
+    def run(a: Any) -> Any:
+        def loss(a: Any, b: Any) -> Any:
+            inputs = a, b, jnp.asarray(reset), jnp.asarray(carry)
+            x = linear_scan(*inputs, implementation=name)[1][at:]
+            return jnp.sum(jnp.sin(x)), x
+
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(a, jnp.asarray(b))
+
+    (_, x), gradients = run(jnp.asarray(spoilt))
+    (_, clean), expected = run(jnp.asarray(a))
+    np.testing.assert_array_equal(x, clean)
+    for found, wanted in zip(gradients, expected, strict=True):
+        np.testing.assert_array_equal(found[at:], wanted[at:])
 
 
 @pytest.mark.parametrize("name", IMPLEMENTATIONS)
@@ -343,7 +395,8 @@ def test_features_may_have_any_rank(name: str) -> None:
         a, b = rng.uniform(-1, 1, features), rng.normal(size=(T, B, *features))
         carry = rng.normal(size=(B, *features))
         inputs = [jnp.asarray(v, jnp.float32) for v in (a, b, carry)]
-        x = linear_scan(*inputs[:2], jnp.asarray(reset), inputs[2], implementation=name)[1]
+        run = jax.jit(partial(linear_scan, implementation=name))
+        x = run(*inputs[:2], jnp.asarray(reset), inputs[2])[1]
         assert_close(np.asarray(x), loop(a, b, reset, carry)[1], 2e-6)
 
 
@@ -363,10 +416,6 @@ def test_a_single_step_has_no_loop_and_backward_keeps_only_what_it_needs() -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"implementation": "parallel"},
-            "unknown implementation 'parallel'; known: associative, auto, chunked, sequential",
-        ),
         (
             {"a": Pair(jnp.ones(P), jnp.ones(P))},
             "a, b and carry must all be real, all complex or all a Pair, got Pair, real, real",
@@ -395,3 +444,10 @@ def test_mistakes_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
         linear_scan(**(inputs | change))
     assert str(error.value) == message
+
+
+def test_an_unknown_implementation_lists_the_known_ones() -> None:
+    zeros = jnp.zeros((T, B, P))
+    with pytest.raises(UserError, match="^unknown implementation 'parallel'") as error:
+        linear_scan(zeros[0, 0], zeros, zeros[..., 0] > 0, zeros[0], implementation="parallel")
+    assert all(name in str(error.value) for name in ("auto", *IMPLEMENTATIONS))

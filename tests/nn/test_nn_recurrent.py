@@ -23,12 +23,13 @@ def float64(tree):
     return jax.tree.map(lambda v: np.asarray(v, np.float64), tree)
 
 
-def perturbed(layer):
-    """Initial parameters with biases that are not zero, and a carry that is not either."""
+def random_values(layer):
+    """Parameters and a carry of the right shapes, nowhere zero."""
     carry = layer.initial_carry(B)
-    leaves, treedef = jax.tree.flatten((jax.jit(layer.init)(KEY, carry, X, RESET)["params"], carry))
+    params = jax.eval_shape(layer.init, KEY, carry, X, RESET)["params"]
+    leaves, treedef = jax.tree.flatten((params, carry))
     keys = jax.random.split(KEY, len(leaves))
-    leaves = [v + 0.3 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
+    leaves = [0.5 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(treedef, leaves)
 
 
@@ -37,7 +38,7 @@ def cleared(h, t):
 
 
 def check(layer, expected):
-    params, carry = perturbed(layer)
+    params, carry = random_values(layer)
     last, y = jax.jit(layer.apply)({"params": params}, carry, X, RESET)
     wanted_last, wanted = expected(float64(params), float64(carry), np.asarray(X, np.float64))
     np.testing.assert_allclose(y, wanted, atol=2e-5)

@@ -15,5 +15,7 @@ policy holds. `state.hyper` holds the scalars a sweep may replace, by name.
 from types import ModuleType
 
 from rlssm.algorithms import ppo
+from rlssm.algorithms.ppo import PPOConfig
 
+AgentConfig = PPOConfig  # the union of the configurations in `ALGORITHMS`
 ALGORITHMS: dict[str, ModuleType] = {"ppo": ppo}

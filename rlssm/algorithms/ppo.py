@@ -39,7 +39,7 @@ from rlssm.nn import normalizers
 from rlssm.nn.cores import CoreConfig
 from rlssm.nn.distributions import Distribution
 from rlssm.nn.encoders import action_mask
-from rlssm.nn.heads import ValueHead, policy_head
+from rlssm.nn.heads import CategoricalHead, ValueHead, policy_head
 from rlssm.nn.mlp import MLPConfig, Precision
 from rlssm.nn.optimizers import SSMGroup, make_optimizer
 from rlssm.nn.s5 import S5Config
@@ -192,7 +192,9 @@ class ActorCritic(nn.Module):
     ) -> tuple[Carry, Distribution, Float[Array, "T B"]]:
         """Return (carry, action distribution, value), from inputs `[T, B, ...]`."""
         carry, y = self.torso(carry, seen, reset)
-        return carry, self.actor(y, action_mask(seen.obs)), self.critic(y)
+        masked = isinstance(self.actor, CategoricalHead)
+        policy = self.actor(y, action_mask(seen.obs)) if masked else self.actor(y)
+        return carry, policy, self.critic(y)
 
     @nn.nowrap
     def initial_carry(self, batch: int) -> Carry:
@@ -218,7 +220,8 @@ def unroll(
     """Return (carry, action distribution, value) for inputs `[T, B, ...]`."""
     if config.normalize_obs:
         seen = seen._replace(obs=normalizers.normalize(params["statistics"], seen.obs))
-    return networks(config, spec).apply(params["network"], carry, seen, reset)
+    outputs: Any = networks(config, spec).apply(params["network"], carry, seen, reset)
+    return outputs
 
 
 def optimizer(config: PPOConfig, hyper: dict[str, Array], updates: Array) -> Any:

@@ -15,6 +15,7 @@ left of the pile one step at a time, which has the same distribution as shufflin
 spares the shuffle at each of the resets that auto-reset computes.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class CardState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CardGame:
+class CardGame(ABC):
     """What the card games have in common; a game says how long it is and what it asks."""
 
     decks: int = 1
@@ -65,13 +66,13 @@ class CardGame:
         return self.cards
 
     @property
+    @abstractmethod
     def first_question(self) -> int:
         """Step from which on every action is an answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def asked(self, time: Int[Array, ""]) -> Int[Array, ""]:
         """Return the position in the deck of the card whose suit is asked for."""
-        raise NotImplementedError
 
     @property
     def spec(self) -> Spec:

@@ -8,6 +8,7 @@ the mean return without memory is 0.
 Source: the idea is that of Rejax's test environments; those from `TruncatedStream` on are ours.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +44,12 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class OneStepProbe(Probe):
+class OneStepProbe(Probe, ABC):
     """Show -1 or +1 with equal odds, pay for one action, and terminate."""
 
+    @abstractmethod
     def pay(self, sign: Sign, action: Array) -> Float[Array, ""]:
         """Return the reward of an action."""
-        raise NotImplementedError
 
     def reset(self, key: Key, params: Params) -> tuple[Sign, Sign]:
         sign = jax.random.rademacher(key, (1,), jnp.float32)

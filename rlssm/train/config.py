@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from rlssm.algorithms import AgentConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.envs.registry import EnvConfig
 from rlssm.errors import UserError, require, unknown_name
@@ -22,7 +23,7 @@ class RunConfig:
 
     env: EnvConfig
     """The environment."""
-    agent: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
+    agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     """The algorithm and its hyper-parameters."""
     steps: int = 1_000_000
     """Environment steps to train for, per member; rounded up to whole updates."""
@@ -114,7 +115,7 @@ class Cadence:
         return update % every == 0 or update >= self.total
 
 
-def _check_swept(agent: PPOConfig, name: str, value: float) -> None:
+def _check_swept(agent: AgentConfig, name: str, value: float) -> None:
     """Raise a `UserError` unless `value` is one the algorithm would accept for `name`."""
     try:
         replace(agent, **{name: value})

@@ -48,7 +48,7 @@ def prepare(config: PPOConfig, env_id: str, seeds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--env", default="RepeatPreviousEasy")
     parser.add_argument("--preset", default="default", choices=PRESETS)
     parser.add_argument("--cores", nargs="+", default=list(CORES), choices=CORES)

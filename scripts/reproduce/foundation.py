@@ -20,7 +20,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Task(NamedTuple):
     env: str
     cores: tuple[str, ...]
     steps: int
-    changes: dict[str, float]
+    changes: dict[str, Any]
 
 
 ALL = ("s5", "gru", "none")
@@ -80,12 +80,13 @@ def configs() -> dict[str, RunConfig]:
 
 def tabulate(runs: Path, out: Path) -> str:
     """Write and return the table of all complete runs."""
-    rows, records = [], {}
+    rows: list[str] = []
+    records: dict[str, Any] = {}
     for name, config in configs().items():
         if not (runs / name / "result.json").exists():
             continue
         result = Run(runs / name).result
-        record = {"steps": config.steps, "seeds": SEEDS}
+        record: dict[str, Any] = {"steps": config.steps, "seeds": SEEDS}
         for which in ("last", "best"):
             returns = np.array(result[which]["eval/return"])
             low, high = bootstrap_interval(mean, returns)
@@ -117,7 +118,7 @@ def tabulate(runs: Path, out: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/foundation"))
     parser.add_argument("--out", type=Path, default=Path("results/foundation"))
     parser.add_argument("--only", default="", help="train only runs whose name contains this")

@@ -28,9 +28,9 @@ H = 4
 CONFIGS = {
     "none": NoneConfig(),
     "s5": S5Config(layers=2, state_size=8, blocks=2, gate="half_glu2", dt_min=0.05),
-    "lru": LRUConfig(layers=2, state_size=3, gate="gelu", norm="none"),
-    "gru": GRUConfig(layers=2),
-    "lstm": LSTMConfig(),
+    "lru": LRUConfig(layers=1, state_size=3, gate="gelu", norm="none"),
+    "gru": GRUConfig(layers=1),
+    "lstm": LSTMConfig(layers=1),
     "mingru": MinGRUConfig(layers=2),
 }
 SHAPES = [(6, 2), (1, 3)]

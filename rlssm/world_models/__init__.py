@@ -1,1 +1,13 @@
-"""Symbolic world models: what a world is made of, laws about it, and how likely they make it."""
+"""Symbolic world models: what a world is made of, laws about it, and how likely they make it.
+
+To read it in order:
+
+- `schema`, `schema_json`: a Crafter state as objects, and as JSON.
+- `terrain` (on `noise`), `crafter_step`, `crafter_player`, `crafter_creatures`, `crafter`: the
+  world's beginning and its rules, equal to the package's in every field.
+- `crafter_slots`, `crafter_jax_*`, `crafter_jax`: the same rules compiled, for batches of states.
+- `small_worlds`: three worlds that can be enumerated.
+- `object_view`: what a world shows to laws; `crafter_vocabulary`, `crafter_scene`, `crafter_view`:
+  what Crafter shows.
+- `laws`, `law_json`, `small_laws`: laws as data; `likelihood`: scoring and sampling with them.
+"""

@@ -86,7 +86,10 @@ Term: TypeAlias = Set | Add | Read | Step
 
 @dataclass(frozen=True)
 class Outcome:
-    """One thing that may happen, and the log of how likely it is beside the other outcomes."""
+    """One thing that may happen, and the log of how likely it is beside the other outcomes.
+
+    A model's weight multiplies it: at weight 1 logits are log probabilities but for noise.
+    """
 
     term: Term
     logit: float = 0.0
@@ -186,10 +189,11 @@ def _check_term(law: Law, term: Term, vocabulary: Vocabulary) -> None:
         case Add(amount):
             if not isinstance(domain, Numbers) or not _is_number(amount):
                 raise UserError(f"law {law.name!r} cannot add {amount!r} to {target}")
-            if not float(amount / domain.step).is_integer():
+            span = domain.high - domain.low
+            if abs(amount) > span or not float(amount / domain.step).is_integer():
                 raise UserError(
-                    f"law {law.name!r} must add a multiple of {domain.step:g} to {target}, "
-                    f"got {amount!r}"
+                    f"law {law.name!r} must add a multiple of {domain.step:g}, at most {span:g}, "
+                    f"to {target}, got {amount!r}"
                 )
         case Read(feature):
             read = _feature(law, feature, vocabulary)
@@ -256,6 +260,7 @@ def evaluate(laws: Sequence[Law], scene: Scene, reference: bool) -> dict[Key, li
     votes: dict[Key, list[Vote]] = defaultdict(list)
     for index, law in enumerate(laws):
         said: dict[Key, list[Vote]] = defaultdict(list)
+        amounts = law.adds and not reference
         bindings = active_bindings(law, scene)
         if bindings and reference:
             for key, value in scene.bystanders().items():
@@ -263,7 +268,7 @@ def evaluate(laws: Sequence[Law], scene: Scene, reference: bool) -> dict[Key, li
         for binding in bindings:
             keys = scene.keys(binding, law.observable)
             for key in keys:
-                vote = _vote(index, law, scene, binding, key, len(keys), reference)
+                vote = _vote(index, law, scene, binding, key, len(keys), amounts)
                 if vote is not None:
                     said[key] = [vote] if reference else [*said[key], vote]
         for key, voices in said.items():
@@ -272,11 +277,11 @@ def evaluate(laws: Sequence[Law], scene: Scene, reference: bool) -> dict[Key, li
 
 
 def _vote(
-    index: int, law: Law, scene: Scene, binding: Binding, key: Key, shared: int, reference: bool
+    index: int, law: Law, scene: Scene, binding: Binding, key: Key, shared: int, amounts: bool
 ) -> Vote | None:
     named: dict[Value, list[int]] = defaultdict(list)
     for number, outcome in enumerate(law.outcomes):
-        value = _resolve(outcome.term, scene, binding, key, law.adds and not reference)
+        value = _resolve(outcome.term, scene, binding, key, amounts)
         if value is not None:
             named[value].append(number)
     if not named:

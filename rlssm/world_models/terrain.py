@@ -52,7 +52,7 @@ class _Fields:
     def __init__(self, size: tuple[int, int], start: Position, noise: OpenSimplex) -> None:
         x, y = np.indices(size).astype(float)
 
-        def layered(z: float, sizes: dict[float, float], sx: Field = x, sy: Field = y) -> Field:
+        def layered(z: int, sizes: dict[int, float], sx: Field = x, sy: Field = y) -> Field:
             layers = [
                 weight * noise((sx / scale).ravel(), (sy / scale).ravel(), z).reshape(size)
                 for scale, weight in sizes.items()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rlssm.world_models.crafter import daylight
+from rlssm.world_models.crafter import daylight, initial_state
 from rlssm.world_models.schema import (
     ACHIEVEMENTS,
     ACTIONS,
@@ -37,10 +37,11 @@ _STREWN = (
 )  # fmt: skip
 
 
-def random_start(seed: int) -> WorldState:
+def random_start(seed: int, size: tuple[int, int] | None = None) -> WorldState:
     """Return a small world with a well equipped player amid everything there is."""
     rng = np.random.RandomState(seed)
-    size = int(rng.randint(7, 26)), int(rng.randint(7, 26))
+    drawn = int(rng.randint(7, 26)), int(rng.randint(7, 26))
+    size = size or drawn
     materials = np.full(size, MATERIAL_INDEX[_GROUNDS[rng.choice(3, p=[0.5, 0.4, 0.1])]], np.int8)
     strewn = rng.uniform(size=size) < rng.choice([0.1, 0.3, 0.5])
     chosen = [MATERIAL_INDEX[name] for name in _STREWN]
@@ -109,6 +110,29 @@ def _random_creature(rng: np.random.RandomState, entity_id: int, position: Posit
         case _:
             grown = int(rng.choice([0, 50, 299, 300, 301, 400]))
             return Plant(entity_id, position, health % 2, grown=grown)
+
+
+BARE = initial_state((9, 9))
+
+
+def meadow(*others: Entity, **player) -> WorldState:
+    """Return nine by nine tiles of grass with the player amid them, facing (4, 5)."""
+    state = BARE.copy()
+    state.materials[:] = MATERIAL_INDEX["grass"]
+    state.objects = [state.player, *others]
+    state.next_id = 2 + len(others)
+    state.known_chunks = [chunk_of((9, 9), (4, 4))]
+    inventory = player.pop("inventory", {})
+    for name, value in player.items():
+        setattr(state.player, name, value)
+    state.player.last_health = state.player.health
+    state.player.inventory.update(inventory)
+    return state
+
+
+def put(state: WorldState, material: str, at=(4, 5)) -> WorldState:
+    state.materials[at] = MATERIAL_INDEX[material]
+    return state
 
 
 def random_actions(seed: int, steps: int = STEPS) -> Iterator[str]:

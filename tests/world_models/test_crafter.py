@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crafter_starts import digest, random_actions, random_start
+from crafter_starts import digest, meadow, put, random_actions, random_start
 
 from rlssm.errors import UserError
 from rlssm.world_models.crafter import daylight, initial_state, is_over, transition
@@ -23,7 +23,6 @@ from rlssm.world_models.schema import (
     Skeleton,
     WorldState,
     Zombie,
-    chunk_of,
 )
 from rlssm.world_models.schema_json import state_to_json
 
@@ -121,29 +120,6 @@ def test_noise_equals_the_recorded_values():
 
 
 # --- Against closed forms ---------------------------------------------------------------------
-
-
-BARE = initial_state((9, 9))
-
-
-def meadow(*others: Entity, **player) -> WorldState:
-    """Return nine by nine tiles of grass with the player amid them, facing (4, 5)."""
-    state = BARE.copy()
-    state.materials[:] = MATERIAL_INDEX["grass"]
-    state.objects = [state.player, *others]
-    state.next_id = 2 + len(others)
-    state.known_chunks = [chunk_of((9, 9), (4, 4))]
-    inventory = player.pop("inventory", {})
-    for name, value in player.items():
-        setattr(state.player, name, value)
-    state.player.last_health = state.player.health
-    state.player.inventory.update(inventory)
-    return state
-
-
-def put(state: WorldState, material: str, at=(4, 5)) -> WorldState:
-    state.materials[at] = MATERIAL_INDEX[material]
-    return state
 
 
 def do(state: WorldState, action: str) -> WorldState:

@@ -70,12 +70,15 @@ Space = Discrete | Box | DictSpace
 class Spec:
     """What an environment shows and accepts.
 
-    `max_episode_steps` is the length at which an episode is truncated, None where it never is.
+    `max_episode_steps` is the length at which an episode is truncated, None where there is no such
+    length. `truncates` is False only where an episode never ends in a truncation, which spares
+    learners the value of its final observation.
     """
 
     obs: Space
     action: Discrete | Box
     max_episode_steps: int | None = None
+    truncates: bool = True
 
 
 def zeros(space: Space, batch: tuple[int, ...] = ()) -> Any:
@@ -176,7 +179,11 @@ class Policy(NamedTuple):
 
 @dataclass(frozen=True)
 class Rollout:
-    """A learner's wish for data: a fresh trajectory of its own policy, `[length, num_envs]`."""
+    """A learner's wish for data: a fresh trajectory of its own policy, `[length, num_envs]`.
+
+    With `next_value` the policy's `extras["value"]` is also wanted for every true successor.
+    """
 
     length: int
     num_envs: int
+    next_value: bool = False

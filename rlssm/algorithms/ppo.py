@@ -228,7 +228,7 @@ def optimizer(config: PPOConfig, hyper: dict[str, Array], updates: Array) -> Any
     """Return Adam for these (possibly traced) hyper-parameters."""
     learning_rate = hyper["learning_rate"]
     if config.anneal_steps is not None:
-        progress = updates * config.steps_per_update / config.anneal_steps
+        progress = updates * (config.steps_per_update / config.anneal_steps)
         learning_rate = learning_rate * jnp.maximum(0.0, 1.0 - progress)
     return make_optimizer(
         learning_rate,
@@ -414,7 +414,7 @@ def update(
 
 def batch_spec(config: PPOConfig) -> Rollout:
     """Return what the loop must supply: a fresh rollout."""
-    return Rollout(config.rollout_length, config.num_envs)
+    return Rollout(config.rollout_length, config.num_envs, next_value=True)
 
 
 def _take_envs(data: Batch, chosen: Array) -> Batch:

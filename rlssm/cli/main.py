@@ -1,5 +1,6 @@
 """The `rlssm` command: parses, calls the library, and turns a user's mistake into one sentence."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("rlssm: interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # as in `rlssm list | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(141)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import itertools
 import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -24,9 +25,18 @@ _options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
 # How tyro words what it refuses, and how it is said here.
 _WORDING = (
     (r"^Error parsing run[\w.]*: ", ""),  # the configuration's own words follow
-    (r"^Error parsing (\S+): invalid literal for int.*: ('.*')$", r"\1 must be whole, got \2"),
-    (r"^Error parsing (\S+): could not convert .*: ('.*')$", r"\1 must be a number, got \2"),
+    (r"^Error parsing (\S+): invalid literal for int.*?: (.*)$", r"\1 takes whole numbers, got \2"),
+    (r"^Error parsing (\S+): could not convert .*?: (.*)$", r"\1 takes numbers, got \2"),
+    (r"^Error parsing (\S+): Could not find .*: \[(.*)\]$", r"\1 does not take \2"),
+    (r"^Error parsing (\S+): no type matching .* from \[(.*)\]\.$", r"\1 does not take \2"),
+    (r"^Error parsing (\S+): ", r"\1: "),
+    (r"^invalid choice (.*) for argument '(.*)'\. .* \((.*?),?\)\.$", r"\2 takes \3, got \1"),
+    (r"^Missing value for argument '(.*)'\. .*$", r"\1 needs a value"),
+    (r"^Missing from .*: (\S+) .*$", r"\1 is missing"),
+    (r"^Unrecognized options: ", "no option takes "),
 )
+
+RunDirectory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 @_registry.primitive_rule
@@ -68,7 +78,7 @@ def parse(
         SystemExit: 0 after printing the help.
     """
     _check_options(words, options(kind if default is None else default))
-    read = partial(
+    read: Callable[[], T] = partial(  # ty: ignore[invalid-assignment]: None is no default
         tyro.cli,
         kind,
         args=list(words),
@@ -94,6 +104,8 @@ def options(config: Any, prefix: str = "") -> list[str]:
     hints = typing.get_type_hints(kind, include_extras=True)
     names = []
     for field in dataclasses.fields(config):
+        if tyro.conf.Positional in _metadata(hints[field.name]):
+            continue
         value = None if config is kind else getattr(config, field.name)
         name = f"{prefix}{field.name}".replace("_", "-")
         if not dataclasses.is_dataclass(value):

@@ -26,8 +26,10 @@ def describe_result(run: Any) -> str:
         f"{config.env.id}, {config.cadence.total * config.agent.steps_per_update:,} steps, "
         f"{config.seeds} seed{'s' * (config.seeds > 1)}",
         *describe_scores(config, {name: result[name] for name in ("last", "best")}),
-        f"  curve: {run.path / 'plots' / 'return.png'}",
     ]
+    curve = run.path / "plots" / "return.png"
+    if curve.exists():
+        lines.append(f"  curve: {curve}")
     return "\n".join(lines)
 
 

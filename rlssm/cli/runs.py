@@ -6,16 +6,16 @@ from typing import Literal
 
 import tyro
 
-from rlssm.cli.parse import parse, say
+from rlssm.cli.parse import RunDirectory, parse, say
 from rlssm.cli.report import describe_scores, use_compilation_cache
-from rlssm.errors import UserError, require
+from rlssm.errors import UserError
 
 Which = int | Literal["last", "best"]
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    run: tyro.conf.Positional[Path]
+    run: RunDirectory
     """The run directory."""
     checkpoint: str = "last"
     """Which weights: last, best, or the steps of a checkpoint."""
@@ -75,7 +75,8 @@ def plot(words: list[str]) -> None:
     from rlssm.io.config import make_directory
     from rlssm.train.run import Run
 
-    require(len(args.runs) > 0, "RUN", "nothing", "one run directory or more")
+    if not args.runs:
+        raise UserError("RUN is missing; see rlssm plot --help")
     curves = {}
     for path in args.runs:
         for label, curve in Run(path).curves(args.metric).items():
@@ -89,7 +90,7 @@ def plot(words: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Render:
-    run: tyro.conf.Positional[Path]
+    run: RunDirectory
     """The run directory."""
     checkpoint: str = "best"
     """Which weights: last, best, or the steps of a checkpoint."""
@@ -132,7 +133,7 @@ def render(words: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Export:
-    run: tyro.conf.Positional[Path]
+    run: RunDirectory
     """The run directory."""
     checkpoint: str = "best"
     """Which weights: last, best, or the steps of a checkpoint."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from rlssm.cli.parse import parse, say, take, wants_help
+from rlssm.cli.parse import RunDirectory, parse, say, take, wants_help
 from rlssm.cli.report import describe_result, use_compilation_cache
 from rlssm.errors import UserError, unknown_name
 
@@ -70,15 +70,19 @@ def resume(words: list[str]) -> None:
 
     @dataclass(frozen=True)
     class Resume:
-        run: tyro.conf.Positional[Path]
+        run: RunDirectory
         """The run directory."""
         steps: int | None = None
         """A new, larger number of environment steps to train for."""
+        checkpoint: int | None = None
+        """Steps of the checkpoint to go on from; later ones are removed. Default: the newest."""
         quiet: bool = False
         """Whether to leave out the progress bar."""
 
     parsed = parse(Resume, words, command="rlssm resume", description="Go on with a run.")
     run = Run(parsed.run)
+    if parsed.checkpoint is not None:
+        run.go_back(parsed.checkpoint)
     if parsed.steps is not None:
         run = run.extend(parsed.steps)
     _fit(run.config, run.path, parsed.quiet)
@@ -98,4 +102,4 @@ def _fit(config: Any, out: Path, quiet: bool) -> None:
     if run.complete:
         say(describe_result(run))
     else:
-        say(f"stopped at a checkpoint; go on with: rlssm resume {out}")
+        say(f"stopped; go on with: rlssm resume {out}")

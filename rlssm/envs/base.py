@@ -14,7 +14,7 @@ class Step(NamedTuple):
     """What one environment returns for one action; no axis of its own.
 
     `obs` is the true successor, never that of a new episode. `info` holds arrays only; a bool
-    `info["success"]`, where present, says whether the episode counts as solved.
+    `info["success"]`, where present, says at the last step whether the episode counts as solved.
     """
 
     obs: Any

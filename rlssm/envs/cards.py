@@ -76,7 +76,7 @@ class CardGame(ABC):
 
     @property
     def spec(self) -> Spec:
-        return Spec(obs=Box((SUITS,)), action=Discrete(SUITS))
+        return Spec(obs=Box((SUITS,)), action=Discrete(SUITS), truncates=False)
 
     @property
     def params(self) -> tuple[()]:

@@ -40,7 +40,7 @@ class MemoryChain:
 
     @property
     def spec(self) -> Spec:
-        return Spec(obs=Box((2,)), action=Discrete(2))
+        return Spec(obs=Box((2,)), action=Discrete(2), truncates=False)
 
     @property
     def params(self) -> tuple[()]:

@@ -33,7 +33,7 @@ class Probe:
 
     @property
     def spec(self) -> Spec:
-        return Spec(obs=Box((1,)), action=self.action)
+        return Spec(obs=Box((1,)), action=self.action, truncates=False)
 
     @property
     def params(self) -> Params:
@@ -178,7 +178,7 @@ class ForbiddenAction:
     @property
     def spec(self) -> Spec:
         spaces = (("action_mask", Box((3,), "bool")), ("forbidden", Box((3,))))
-        return Spec(obs=DictSpace(spaces), action=Discrete(3))
+        return Spec(obs=DictSpace(spaces), action=Discrete(3), truncates=False)
 
     @property
     def params(self) -> Params:

@@ -72,6 +72,8 @@ def check(env: Environment, name: str) -> None:
     _same(name, "reward", step.reward, jax.ShapeDtypeStruct((), jnp.float32))
     _same(name, "terminated", step.terminated, jax.ShapeDtypeStruct((), bool))
     _same(name, "truncated", step.truncated, jax.ShapeDtypeStruct((), bool))
+    if "success" in step.info:
+        _same(name, 'info["success"]', step.info["success"], jax.ShapeDtypeStruct((), bool))
 
 
 def _module(name: str, reference: str) -> ModuleType:

@@ -44,7 +44,7 @@ class TimeLimit:
 
     @property
     def spec(self) -> Spec:
-        return replace(self.env.spec, max_episode_steps=self.steps)
+        return replace(self.env.spec, max_episode_steps=self.steps, truncates=True)
 
     @property
     def params(self) -> Params:

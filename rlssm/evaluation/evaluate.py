@@ -24,7 +24,7 @@ class Episodes(NamedTuple):
 
     episode_return: Float[Array, " N"]
     length: Int[Array, " N"]
-    success: Float[Array, " N"]  # 1 where solved at any step, else 0; NaN where undefined
+    success: Float[Array, " N"]  # 1 where solved at the last step, else 0; NaN where undefined
     finished: Bool[Array, " N"]
 
 
@@ -180,12 +180,13 @@ def _evaluate(
 def _count(outcome: Episodes, out: Step) -> Episodes:
     """Return the outcome after one more step of the episodes that are not over."""
     going = ~outcome.finished
-    solved = going & out.info.get("success", False)
+    last = out.terminated | out.truncated
+    solved = going & last & out.info.get("success", False)
     return Episodes(
         episode_return=outcome.episode_return + jnp.where(going, out.reward, 0),
         length=outcome.length + going,
         success=jnp.where(solved, 1, outcome.success),
-        finished=outcome.finished | out.terminated | out.truncated,
+        finished=outcome.finished | last,
     )
 
 

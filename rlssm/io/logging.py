@@ -16,7 +16,7 @@ drops the rows after its checkpoint and misses none.
 import json
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,27 +177,38 @@ class _Curves:
         self._writers: list[Any] = []
 
     def add(self, step: int, metrics: Values) -> None:
-        for name, value in metrics.items():
-            for member, x in enumerate(np.ma.atleast_1d(np.ma.asarray(value))):
-                if x is not np.ma.masked:
-                    self._writer(member).add_scalar(name, float(x), step)
+        from tensorboardX.summary import scalar
 
-    def _writer(self, member: int) -> Any:
-        from tensorboardX import SummaryWriter
+        with _writing(self._folder):
+            for name, value in metrics.items():
+                for member, x in enumerate(np.ma.atleast_1d(np.ma.asarray(value))):
+                    if x is not np.ma.masked:
+                        self._write(member, step=step, summary=scalar(name, float(x)))
+            for writer in self._writers:
+                writer.flush()
+
+    def _write(self, member: int, **event: Any) -> None:
+        # Written here and now, and not through tensorboardX's own thread: where the disk is full
+        # that thread dies unheard and leaves its queue to block the run.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         while len(self._writers) <= member:
             folder = self._folder / str(len(self._writers))
-            with _writing(folder):
-                self._writers.append(
-                    SummaryWriter(
-                        str(folder), purge_step=self._purge, filename_suffix=f".from-{self._purge}"
-                    )
+            folder.mkdir(parents=True, exist_ok=True)
+            writer = EventsWriter(str(folder / "events"), f".from-{self._purge}")
+            if self._purge:
+                start = SessionLog(status=SessionLog.START)
+                writer.write_event(
+                    Event(wall_time=time.time(), step=self._purge, session_log=start)
                 )
-        return self._writers[member]
+            self._writers.append(writer)
+        self._writers[member].write_event(Event(wall_time=time.time(), **event))
 
     def close(self) -> None:
         for writer in self._writers:
-            writer.close()
+            with suppress(OSError):  # what could be written was, at the last log point
+                writer.close()
 
 
 def _rows(path: Path) -> Generator[tuple[int, dict[str, Any]], None, None]:

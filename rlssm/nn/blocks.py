@@ -111,8 +111,8 @@ class Stack(nn.Module):
 
 def zero_state(batch: int, size: int) -> Pair:
     """Return a complex state of zeros, `[B, P]`."""
-    zero = jnp.zeros((batch, size), jnp.float32)
-    return Pair(zero, zero)
+    re, im = (jnp.zeros((batch, size), jnp.float32) for _ in range(2))  # may be donated: no sharing
+    return Pair(re, im)
 
 
 def project_in(B: Pair, u: Float[Array, "T B H"], precision: Precision) -> Pair:

@@ -50,10 +50,13 @@ class LRUConfig:
 
 
 class LRU(nn.Module):
-    """x_t = lambda * x_{t-1} + exp(gamma) * (B u_t), y_t = Re(C x_t) + D * u_t,
+    """One LRU layer: a diagonal complex recurrence that no parameter can make unstable.
 
-    lambda = exp(-exp(nu) + i exp(theta)), with `nu, theta, gamma [P]`, `B [P, H, 2]`,
-    `C [H, P, 2]` (last axis: real, imaginary) and `D [H]`.
+        x_t = lambda * x_{t-1} + exp(gamma) * (B u_t),    y_t = Re(C x_t) + D * u_t,
+        lambda = exp(-exp(nu) + i exp(theta))
+
+    Parameters, all real: `nu, theta, gamma [P]`, `B [P, H, 2]` and `C [H, P, 2]` (last axis: real,
+    imaginary), `D [H]`. The carry is x, `[B, P]`.
 
     Source: "Resurrecting Recurrent Neural Networks for Long Sequences" (arXiv 2303.06349),
     section 3 and appendix A.

@@ -17,8 +17,11 @@ class RunningStats(NamedTuple):
 
 def init(element: Any) -> RunningStats:
     """Return empty statistics for a stream of trees shaped like `element`."""
-    zero = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.float32), element)
-    return RunningStats(jnp.zeros((), jnp.float32), zero, zero)
+
+    def zeros() -> Any:  # made twice, since donated buffers must not be shared
+        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.float32), element)
+
+    return RunningStats(jnp.zeros((), jnp.float32), zeros(), zeros())
 
 
 def update(

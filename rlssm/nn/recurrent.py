@@ -21,7 +21,7 @@ from rlssm.nn.mlp import Precision, require_choices
 
 @dataclass(frozen=True)
 class GRUConfig:
-    """Gated recurrent unit, layers simply stacked. Needs no scan; sequential in time."""
+    """Gated recurrent unit: one step after another, each layer fed by the one before."""
 
     name: Literal["gru"] = "gru"
     """Kind of core."""
@@ -34,7 +34,7 @@ class GRUConfig:
 
 @dataclass(frozen=True)
 class LSTMConfig:
-    """Long short-term memory, layers simply stacked. Sequential in time."""
+    """Long short-term memory: one step after another, each layer fed by the one before."""
 
     name: Literal["lstm"] = "lstm"
     """Kind of core."""
@@ -47,7 +47,7 @@ class LSTMConfig:
 
 @dataclass(frozen=True)
 class MinGRUConfig:
-    """Minimal GRU: gates read the input alone, so that time is a linear scan."""
+    """Minimal GRU: gates read the input alone, so that time is a linear scan; residual layers."""
 
     name: Literal["mingru"] = "mingru"
     """Kind of core."""
@@ -118,8 +118,8 @@ class LSTM(nn.Module):
 
     @nn.nowrap
     def initial_carry(self, batch: int) -> LSTMState:
-        zero = jnp.zeros((batch, self.features), jnp.float32)
-        return LSTMState(zero, zero)
+        h, c = (jnp.zeros((batch, self.features), jnp.float32) for _ in range(2))
+        return LSTMState(h, c)
 
     @nn.compact
     def __call__(
@@ -143,9 +143,10 @@ class LSTM(nn.Module):
 
 
 class MinGRU(nn.Module):
-    """One minimal GRU layer, pre-norm and residual: y = x + h, with u = norm(x),
+    """One minimal GRU layer between a LayerNorm and a residual connection.
 
-    z = sigmoid(W_z u), h_t = (1 - z_t) * h_{t-1} + z_t * (W_h u_t), and biases in both W.
+    u = norm(x), z = sigmoid(W_z u), h_t = (1 - z_t) * h_{t-1} + z_t * (W_h u_t), y = x + h, with
+    biases in both W.
 
     Source: "Were RNNs All We Needed?" (arXiv 2410.01201), section 3.1.2.
     """

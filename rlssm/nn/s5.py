@@ -1,7 +1,7 @@
 """S5: a diagonal state space, discretised with a learned step and scanned with resets."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import flax.linen as nn
@@ -27,6 +27,11 @@ class S5Config:
     """Simplified structured state space layers in residual blocks.
 
     popjaxrl's agent: 4 layers, state_size 256 and 256 features, c_init lecun_normal, norm none.
+
+    The output matrix starts normal with variance 1 / state_size (truncated_normal, as each of its
+    rows has that fan-in), with variance 1 / (features * state_size) (lecun_normal, which takes
+    the whole array for one row's fan-in, so that a layer starts close to its skip D * u), or with
+    variance 1 and without the change of basis (complex_normal).
     """
 
     name: Literal["s5"] = "s5"
@@ -58,9 +63,7 @@ class S5Config:
     conj_sym: bool = True
     """Whether one state of each conjugate pair is kept, half of state_size. S5: yes; R2I: no."""
     c_init: Literal["truncated_normal", "lecun_normal", "complex_normal"] = "truncated_normal"
-    """Output matrix at the start: truncated_normal has fan-in state_size; lecun_normal (popjaxrl)
-    has fan-in features * state_size, so that a layer starts near its skip; complex_normal has unit
-    variance."""
+    """Output matrix at the start, explained above. S5: truncated_normal; popjaxrl: lecun_normal."""
     gate: Gate = "full_glu"
     """Nonlinearity after the recurrence. popjaxrl: full_glu; S5: half_glu1."""
     norm: Norm = "pre"
@@ -68,10 +71,9 @@ class S5Config:
     inner_norm: bool = False
     """Whether a LayerNorm stands between recurrence and nonlinearity. popjaxrl: no."""
     stability: Stability = "none"
-    """How Re(Lambda) is kept negative: not at all (popjaxrl), by clipping at -1e-4, or by storing
-    its inverse under -exp or -softplus."""
+    """How Re(Lambda) is kept below 0: not, clipped at -1e-4, or as -exp(p) or -softplus(p)."""
     step_rescale: float = 1.0
-    """Factor of every step, above 0; 2 reads a policy at half its sampling rate."""
+    """Factor of every step, above 0; 2 runs a trained core at half its sampling rate. S5: 1."""
     scan: Literal["auto", "sequential", "associative", "chunked"] = "auto"
     """How the recurrence is computed; auto takes the fastest measured on the backend."""
 
@@ -185,15 +187,14 @@ def _init_lambda_re(key: Key, config: S5Config) -> Float[Array, " P"]:
 
 
 def _init_lambda_im(key: Key, config: S5Config) -> Float[Array, " P"]:
-    return jnp.asarray(_initial(config).eigenvalues.imag, jnp.float32)
+    return _float32(_initial(config).eigenvalues).im
 
 
 def _init_b(key: Key, config: S5Config, features: int) -> Float[Array, "P H 2"]:
     """Return V^-1 B with B `[N, H]` normal of variance 1 / N."""
     B = nn.initializers.lecun_normal()(key, (config.state_size, features))
-    inverse = _initial(config).inverse
-    parts = [jnp.matmul(jnp.asarray(v, B.dtype), B, precision="highest") for v in _parts(inverse)]
-    return jnp.stack(parts, axis=-1)
+    inverse = _float32(_initial(config).inverse)
+    return jnp.stack([_matmul(inverse.re, B), _matmul(inverse.im, B)], axis=-1)
 
 
 def _init_c(key: Key, config: S5Config, features: int) -> Float[Array, "H P 2"]:
@@ -204,17 +205,15 @@ def _init_c(key: Key, config: S5Config, features: int) -> Float[Array, "H P 2"]:
         draw = nn.initializers.lecun_normal(batch_axis=0)  # each output's row on its own
     else:
         draw = nn.initializers.lecun_normal()
-    C = draw(key, (features, config.state_size, 2))
-    re, im = (jnp.asarray(v, C.dtype) for v in _parts(_initial(config).vectors))
-    product = lambda row, v: jnp.matmul(row, v, precision="highest")  # noqa: E731
-    return jnp.stack(
-        [
-            product(C[..., 0], re) - product(C[..., 1], im),
-            product(C[..., 0], im) + product(C[..., 1], re),
-        ],
-        axis=-1,
-    )
+    C = _as_pair(draw(key, (features, config.state_size, 2)))
+    V = _float32(_initial(config).vectors)
+    re = _matmul(C.re, V.re) - _matmul(C.im, V.im)
+    im = _matmul(C.re, V.im) + _matmul(C.im, V.re)
+    return jnp.stack([re, im], axis=-1)
 
 
-def _parts(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return z.real, z.imag
+_matmul = partial(jnp.matmul, precision="highest")
+
+
+def _float32(z: np.ndarray) -> Pair:
+    return Pair(jnp.asarray(z.real, jnp.float32), jnp.asarray(z.imag, jnp.float32))

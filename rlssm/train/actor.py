@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from rlssm.errors import UserError
 from rlssm.types import Inputs, Params, Policy, Previous, Spec, clear_at_first, zeros
@@ -49,9 +50,7 @@ class Actor:
             UserError: if `obs` does not have the shape this policy was trained on.
         """
         size = self._first.shape[0]
-        if self._batch is None:
-            obs = jax.tree.map(lambda x: jnp.asarray(x)[None], obs)
-        self._check(obs, size)
+        obs = self._convert(obs, size)
         first = self._first if first is None else jnp.broadcast_to(jnp.asarray(first, bool), size)
         reward = jnp.broadcast_to(jnp.asarray(reward, jnp.float32), size)
         previous = clear_at_first(Previous(self._action, reward), first)
@@ -62,8 +61,24 @@ class Actor:
         self._first = jnp.zeros(size, bool)
         return np.asarray(self._action if self._batch is not None else self._action[0])
 
-    def _check(self, obs: Any, size: int) -> None:
-        expected = jax.tree.map(jnp.shape, zeros(self.spec.obs, (size,)))
-        found = jax.tree.map(jnp.shape, obs)
-        if expected != found:
-            raise UserError(f"obs must have shape {expected}, batch axis included, got {found}")
+    def _convert(self, obs: Any, size: int) -> Any:
+        """Return `obs` as arrays of the space's dtypes with a batch axis."""
+        lead = () if self._batch is None else (size,)
+        expected = zeros(self.spec.obs, lead)
+        known, found = (tree.keys() if isinstance(tree, dict) else None for tree in (expected, obs))
+        if known != found:
+            raise UserError(f"obs must have the entries {_names(known)}, got {_names(found)}")
+
+        def convert(expected: Array, x: Any) -> Array:
+            if np.shape(x) != expected.shape:
+                raise UserError(f"obs must have shape {expected.shape}, got {np.shape(x)}")
+            array = jnp.asarray(x, expected.dtype)
+            return array if lead else array[None]
+
+        if known is None:
+            return convert(expected, obs)
+        return {name: convert(expected[name], obs[name]) for name in known}
+
+
+def _names(entries: Any) -> str:
+    return "of one array" if entries is None else ", ".join(sorted(entries))

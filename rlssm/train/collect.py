@@ -14,6 +14,7 @@ from rlssm.types import (
     Inputs,
     Key,
     Previous,
+    Rollout,
     Trajectory,
     Transition,
     clear_at_first,
@@ -66,21 +67,21 @@ def start(env: VectorEnvironment, carry: Carry, key: Key) -> Runner:
 
 
 def rollout(
-    env: VectorEnvironment, act: Act, runner: Runner, length: int
+    env: VectorEnvironment, act: Act, runner: Runner, wish: Rollout
 ) -> tuple[Runner, Trajectory]:
-    """Take `length` steps in every environment.
+    """Take `wish.length` steps in every environment.
 
     Returns:
-        The runner after the last step, and the trajectory `[length, B, ...]`. Where `act`
-        reports `extras["value"]`, the trajectory's `extras["next_value"]` is the value of the
-        true successor: that of the following step, and at a truncation the value of the final
-        observation under the memory that has seen the whole episode.
+        The runner after the last step, and the trajectory `[length, B, ...]`. With
+        `wish.next_value` its `extras["next_value"]` is the value of the true successor: that of
+        the following step, and at a truncation the value of the final observation under the
+        memory that has seen the whole episode.
     """
-    truncates = env.spec.max_episode_steps is not None
+    look_back = wish.next_value and env.spec.truncates
 
     def step(runner: Runner, _: None) -> tuple[Runner, tuple[Transition, Array, Array]]:
         key, act_key, env_key = jax.random.split(runner.key, 3)
-        action, carry, extras = _act(act, runner, act_key, truncates)
+        action, carry, extras = _act(act, runner, act_key, look_back)
         env_state, out = env.step(env_key, runner.env_state, action)
         transition = Transition(
             obs=runner.obs,
@@ -104,9 +105,9 @@ def rollout(
         )
         return after, (transition, runner.first, runner.reset)
 
-    end, (steps, first, reset) = jax.lax.scan(step, runner, None, length)
-    if "value" in steps.extras:
-        after = _act(act, end, end.key, truncates)[2]
+    end, (steps, first, reset) = jax.lax.scan(step, runner, None, wish.length)
+    if wish.next_value:
+        after = _act(act, end, end.key, look_back)[2]
         steps = steps._replace(extras=_with_next_value(steps, after))
     mask = jnp.ones_like(first)
     return end, Trajectory(steps, first, reset, mask, runner.carry, runner.previous)
@@ -133,8 +134,7 @@ def _act(
     )
     action, carry, extras = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), act(*both, key))
     now = jax.tree.map(lambda x: x[:, 0], (action, carry, extras))
-    if "value" in extras:
-        now[2]["final_value"] = extras["value"][:, 1]
+    now[2]["final_value"] = extras["value"][:, 1]
     return now
 
 

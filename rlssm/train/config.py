@@ -12,6 +12,8 @@ from rlssm.algorithms.ppo import PPOConfig
 from rlssm.envs.registry import EnvConfig
 from rlssm.errors import UserError, require, unknown_name
 
+MAX_STEPS = 2_000_000_000  # steps are counted in 32 bits
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -57,7 +59,11 @@ class RunConfig:
         for name in ("log_every", "eval_every", "checkpoint_every", "devices"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1, or left out")
-        require(0 <= self.seed < 2**31, "seed", self.seed, "from 0 to 2147483647")
+        require(self.steps <= MAX_STEPS, "steps", self.steps, f"at most {MAX_STEPS}")
+        seeds = range(2**31)
+        require(self.seed in seeds, "seed", self.seed, "from 0 to 2147483647")
+        last = self.seed + self.seeds - 1
+        require(last in seeds, "seed + seeds - 1", last, "at most 2147483647")
         for name, values in self.sweep.items():
             if name not in self.agent.swept:
                 raise unknown_name("swept hyper-parameter", name, self.agent.swept)

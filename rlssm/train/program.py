@@ -60,7 +60,7 @@ def on_policy(config: Any, env: Environment) -> Program:
 
     def update(state: LoopState) -> tuple[LoopState, Metrics]:
         act = partial(algorithm.act, config, spec, state.agent.params, greedy=False)
-        runner, trajectory = rollout(envs, act, state.runner, wish.length)
+        runner, trajectory = rollout(envs, act, state.runner, wish)
         agent, metrics = algorithm.update(config, spec, state.agent, trajectory)
         return LoopState(agent, runner, state.updates + 1), metrics
 

@@ -31,13 +31,16 @@ from rlssm.io.checkpoint import Checkpoints
 from rlssm.io.logging import read_metric
 from rlssm.train.actor import Actor
 from rlssm.train.config import RunConfig
+from rlssm.train.devices import make_mesh
 from rlssm.train.program import LoopState, Program, on_policy
 from rlssm.types import Params
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
 RESULT = "result.json"
-FINAL = 1  # folded into the evaluation key of the last step
-EVALUATION_STREAM = 1  # folded into the seed's key, so that evaluation never touches training
+FINAL = 0x66696E61  # folded into the evaluation key of the last step
+EVALUATION_STREAM = (
+    0x6576616C  # folded into the seed's key, so that evaluation never touches training
+)
 
 
 class Best(PyTreeNode):
@@ -72,6 +75,7 @@ class Run:
                     f"{', ...' if len(changes) > 3 else ''}); name another directory"
                 )
             return run
+        _refuse(config)
         config_io.make_directory(path)
         config_io.save_json(path / "environment.json", config_io.environment())
         config_io.save(path / "config.json", config)
@@ -98,7 +102,9 @@ class Run:
     def _members(self) -> tuple[Array, dict[str, Array]]:
         members = self.config.members
         keys = jax.vmap(jax.random.key)(jnp.array([int(member["seed"]) for member in members]))
-        swept = {name: jnp.array([m[name] for m in members]) for name in self.config.sweep}
+        swept = {
+            name: jnp.array([m[name] for m in members], jnp.float32) for name in self.config.sweep
+        }
         return keys, swept
 
     # --- What is saved ------------------------------------------------------------------------
@@ -138,7 +144,21 @@ class Run:
         """What came out, as in result.json."""
         if not self.complete:
             raise UserError(f"{self.path} is not complete; go on with: rlssm resume {self.path}")
-        return json.loads((self.path / RESULT).read_text())
+        file = self.path / RESULT
+        try:
+            return json.loads(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"cannot read {file}: {error}; without it, rlssm resume {self.path} makes it again"
+            ) from None
+
+    def go_back(self, steps: int) -> None:
+        """Make an older checkpoint the newest one; the run is no longer complete."""
+        known = self.checkpoints.steps()
+        require(steps in known, "checkpoint", steps, f"one of {known}")
+        if steps != known[-1]:
+            (self.path / RESULT).unlink(missing_ok=True)
+            self.checkpoints.discard_after(steps)
 
     def extend(self, steps: int) -> "Run":
         """Return this run with a larger number of steps to train for; it is no longer complete."""
@@ -146,8 +166,8 @@ class Run:
             steps >= self.config.steps, "steps", steps, f"at least {self.config.steps}, as before"
         )
         if steps > self.config.steps:
-            config_io.save(self.path / "config.json", replace(self.config, steps=steps))
             (self.path / RESULT).unlink(missing_ok=True)
+            config_io.save(self.path / "config.json", replace(self.config, steps=steps))
         return Run(self.path)
 
     def finish(self) -> None:
@@ -164,12 +184,19 @@ class Run:
             played = self.play(params, key, self.config.final_episodes)
             values = {"steps": at, **scores(played)}
             result[name] = {k: np.ma.asarray(v).tolist() for k, v in values.items()}
+        self._draw()
+        config_io.save_json(self.path / RESULT, result)
+
+    def _draw(self) -> None:
+        """Draw the return over training, of the settings in which an episode ended."""
+        if not read_metric(self.path / "metrics.jsonl", "episode/count")[1].any():
+            return
+        curves = {name: c for name, c in self.curves().items() if np.isfinite(c.values).any()}
         config_io.make_directory(self.path / "plots")
         learning_curves(
-            self.path / "plots" / "return.png", self.curves(), metric="episode/return",
+            self.path / "plots" / "return.png", curves, metric="episode/return",
             title=f"{self.config.env.id}: {self.config.agent.name}, {self.config.agent.core.name}",
         )  # fmt: skip
-        config_io.save_json(self.path / RESULT, result)
 
     # --- What comes out -----------------------------------------------------------------------
 
@@ -182,7 +209,9 @@ class Run:
         seed: int = 0,
     ) -> Episodes:
         """Play whole episodes with the weights of a checkpoint; leaves `[S, episodes]`."""
-        return self.play(self.params(which), jax.random.key(seed), episodes, greedy=greedy)
+        require(0 <= seed < 2**31, "seed", seed, "from 0 to 2147483647")
+        key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
+        return self.play(self.params(which), key, episodes, greedy=greedy)
 
     def play(self, params: Params, key: Array, episodes: int, *, greedy: bool = True) -> Episodes:
         """Play whole episodes with weights `[S, ...]`; the same starts for every member."""
@@ -211,6 +240,14 @@ class Run:
         return Actor(self.program.policy, params, self.env.spec, batch=batch)
 
 
+def _refuse(config: RunConfig) -> None:
+    """Raise a `UserError` for a run that cannot start, before anything of it is written."""
+    on_policy(config.agent, make(config.env))
+    make_mesh(config.devices, config.agent.num_envs)
+    if config.init_from is not None:
+        Run(config.init_from)
+
+
 def scores(played: Episodes) -> dict[str, np.ma.MaskedArray]:
     """Return the means over episodes `[S]`; success is left out where it is not defined."""
     means = {
@@ -219,7 +256,9 @@ def scores(played: Episodes) -> dict[str, np.ma.MaskedArray]:
         "success": np.asarray(played.success).mean(1),
         "finished": np.asarray(played.finished).mean(1),
     }
-    return {f"eval/{name}": np.ma.asarray(x) for name, x in means.items() if not np.isnan(x).any()}
+    if np.isnan(means["success"]).all():
+        del means["success"]
+    return {f"eval/{name}": np.ma.asarray(x) for name, x in means.items()}
 
 
 def _with_weights(state: LoopState, weights: Params, source: str) -> LoopState:

@@ -19,7 +19,7 @@ from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.collect import rollout, start
 from rlssm.train.program import on_policy
-from rlssm.types import Box, inputs
+from rlssm.types import Box, Rollout, inputs
 
 GAMMA = 0.9
 FAST = PPOConfig(
@@ -54,7 +54,11 @@ def values(env, config, state, length=16):
     act = partial(ppo.act, config, env.spec, state.agent.params, greedy=True)
     carry = ppo.networks(config, env.spec).initial_carry(config.num_envs)
     runner = start(envs, carry, jax.random.key(1))
-    _, trajectory = jax.jit(lambda runner: rollout(envs, act, runner, length))(runner)
+    _, trajectory = jax.jit(
+        lambda runner: rollout(
+            envs, act, runner, Rollout(length, runner.first.shape[0], next_value=True)
+        )
+    )(runner)
     return trajectory.step.obs, trajectory.step.extras["value"]
 
 
@@ -106,7 +110,9 @@ def test_forbidden_actions_are_never_taken():
     envs = Vectorized(env, FAST.num_envs)
     act = partial(ppo.act, FAST, env.spec, state.agent.params, greedy=False)
     runner = start(envs, (), jax.random.key(3))
-    _, trajectory = rollout(envs, act, runner, 64)
+    _, trajectory = jax.jit(lambda runner: rollout(envs, act, runner, Rollout(64, FAST.num_envs)))(
+        runner
+    )
     allowed = np.asarray(trajectory.step.obs["action_mask"])
     chosen = np.asarray(trajectory.step.action)
     assert np.take_along_axis(allowed, chosen[..., None], -1).all()
@@ -130,19 +136,18 @@ def test_without_memory_the_cue_is_lost_unless_the_action_carries_it(observe_act
     assert result > 0.95 if observe_action else abs(result) < 0.4
 
 
-def test_memory_that_is_never_dropped_is_visible():
-    """The learning test fails when the resets do: a cue of two episodes ago is no help."""
+def test_memory_dropped_at_every_step_is_no_memory():
     env = MemoryChain(1)
     broken = config(core=GRUConfig(), torso=TorsoConfig(width=16, hidden=(), observe_first=False))
     program, state = train(env, broken, 60)
     policy = program.policy
-    keeps = policy._replace(
+    drops = policy._replace(
         act=lambda params, seen, reset, carry, key, greedy: policy.act(
             params, seen, jnp.ones_like(reset), carry, key, greedy
         )
     )
     assert mean_return(env, program, state) > 0.95
-    forgetful = evaluate(env, keeps, program.params(state), jax.random.key(2), episodes=64)
+    forgetful = evaluate(env, drops, program.params(state), jax.random.key(2), episodes=64)
     assert abs(float(forgetful.episode_return.mean())) < 0.4
 
 
@@ -152,11 +157,11 @@ def test_acting_step_by_step_equals_unrolling(core):
     program, state = train(env, setting, 2)  # a carry in the middle of episodes
     envs = Vectorized(env, setting.num_envs)
     act = partial(ppo.act, setting, env.spec, state.agent.params, greedy=False)
-    end, trajectory = rollout(envs, act, state.runner, 16)
-    carry, policy, value = ppo.unroll(
-        setting, env.spec, state.agent.params, inputs(trajectory), trajectory.reset,
-        trajectory.carry,
-    )  # fmt: skip
+    end, trajectory = jax.jit(lambda runner: rollout(envs, act, runner, ppo.batch_spec(setting)))(
+        state.runner
+    )
+    unroll = jax.jit(partial(ppo.unroll, setting, env.spec, state.agent.params))
+    carry, policy, value = unroll(inputs(trajectory), trajectory.reset, trajectory.carry)
     extras = trajectory.step.extras
     np.testing.assert_allclose(value, extras["value"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(

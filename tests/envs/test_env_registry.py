@@ -109,8 +109,9 @@ def test_mistakes_in_a_config(build, message):
 def test_unknown_ids_get_the_nearest(wrong, right):
     with pytest.raises(UserError) as error:
         make(wrong)
-    assert str(error.value).startswith(f"unknown environment {wrong!r}; did you mean {right!r}?")
-    assert "MNISTBandit-bsuite" in str(error.value)
+    assert str(error.value).startswith(
+        f"unknown environment {wrong!r}, perhaps {right!r} was meant; "
+    )
 
 
 # --- A user's own -----------------------------------------------------------------------------
@@ -262,7 +263,7 @@ def test_a_misspelt_factory_gets_the_nearest(here):
     with pytest.raises(UserError) as error:
         make("my_envs:outs")
     assert str(error.value).startswith(
-        "unknown factory in module my_envs: 'outs'; did you mean 'ours'?"
+        "unknown factory in module my_envs: 'outs', perhaps 'ours' was meant; "
     )
 
 
@@ -271,5 +272,5 @@ def test_a_spec_without_our_spaces(here):
         make("my_envs:spec")
     assert str(error.value) == (
         "env my_envs:spec: spec must name spaces of rlssm.types, got Spec(obs=(3,), "
-        "action=Discrete(n=2), max_episode_steps=None)"
+        "action=Discrete(n=2), max_episode_steps=None, truncates=True)"
     )

@@ -242,9 +242,16 @@ def test_carries_lead_with_the_batch_and_are_real_float32(name):
     for leaf in jax.tree.leaves(core.initial_carry(7)):
         assert leaf.shape[0] == 7 and leaf.dtype == jnp.float32 and not leaf.any()
     _, carry, x, _ = problem(name, 0, (6, 2))
-    last, y = core.apply(parameters(name), carry, x, jnp.zeros((6, 2), bool))
+    last, y = jit(core.apply)(parameters(name), carry, x, jnp.zeros((6, 2), bool))
     assert y.shape == x.shape
     assert jax.tree.map(jnp.shape, last) == jax.tree.map(jnp.shape, carry)
+
+
+@pytest.mark.parametrize("name", CORES)
+def test_an_empty_carry_can_be_donated(name):
+    carry = core_of(name).initial_carry(3)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(carry)]
+    assert len(set(buffers)) == len(buffers)
 
 
 def traced(config, length):

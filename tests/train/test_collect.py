@@ -15,7 +15,7 @@ from rlssm.nn.cores import GRUConfig
 from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.collect import rollout, start
-from rlssm.types import Inputs, Previous, inputs
+from rlssm.types import Inputs, Previous, Rollout, inputs
 
 B, T = 3, 12
 CONFIG = PPOConfig(
@@ -31,7 +31,12 @@ def play(env, length=T, runner=None):
     if runner is None:
         carry = ppo.networks(CONFIG, env.spec).initial_carry(B)
         runner = start(envs, carry, jax.random.key(1))
-    return params, act, *rollout(envs, act, runner, length)
+    played = jax.jit(
+        lambda runner: rollout(
+            envs, act, runner, Rollout(length, runner.first.shape[0], next_value=True)
+        )
+    )(runner)
+    return params, act, *played
 
 
 def test_flags_follow_the_episodes():
@@ -72,7 +77,8 @@ def test_features_cross_the_boundary_of_two_rollouts():
 def test_next_value_is_that_of_the_true_successor():
     """A loop over single environments and steps, with the memory kept by hand."""
     env = TruncatedStream(steps=5)
-    params, act, end, trajectory = play(env)
+    params, act, _, trajectory = play(env)
+    act = jax.jit(act)
     value, next_value = (np.asarray(trajectory.step.extras[k]) for k in ("value", "next_value"))
     carry = ppo.networks(CONFIG, env.spec).initial_carry(B)
     seen = inputs(trajectory)

@@ -76,8 +76,8 @@ def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> R
                 best = _keep_better(run, best, params, played, steps)
             if cadence.due(cadence.checkpoint, update) or stop.requested:
                 run.checkpoints.save(steps, state)
-    if update >= cadence.total:
-        run.finish()
+        if update >= cadence.total:
+            run.finish()
     return run
 
 

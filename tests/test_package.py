@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_example_of_the_package_runs(tmp_path):
     ):
         assert exact in code
         code = code.replace(exact, small)
-    names = {"obs": [1.0, 0.0, 0.0, 0.0]}
+    names: dict[str, Any] = {"obs": [1.0, 0.0, 0.0, 0.0]}
     exec(code, names)
     assert names["action"].shape == () and 0 <= names["action"] < 4
 

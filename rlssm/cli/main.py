@@ -16,13 +16,14 @@ usage: rlssm COMMAND ...
   render RUN              draw an episode as a GIF
   export RUN              write the policy as a file that loads without this library
   list [envs|algos|cores] what there is
+  data describe|import-d4rl   look at an offline dataset; read a D4RL file into a Minari one
 
   rlssm COMMAND --help explains a command; rlssm train ALGO --help every hyper-parameter."""
 
 
 def commands() -> dict[str, Callable[[list[str]], None]]:
     """Return the commands by name."""
-    from rlssm.cli import inspect, runs, train
+    from rlssm.cli import data, inspect, runs, train
 
     return {
         "train": train.train,
@@ -32,6 +33,7 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
         "render": runs.render,
         "export": runs.export,
         "list": inspect.list_names,
+        "data": data.data,
     }
 
 

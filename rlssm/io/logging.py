@@ -191,7 +191,10 @@ class _Curves:
         # Written here and now, and not through tensorboardX's own thread: where the disk is full
         # that thread dies unheard and leaves its queue to block the run.
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import (  # ty: ignore[missing-module-member]: made at import
+            Event,
+            SessionLog,
+        )
 
         while len(self._writers) <= member:
             folder = self._folder / str(len(self._writers))

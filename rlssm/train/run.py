@@ -146,10 +146,11 @@ class Run:
             raise UserError(f"{self.path} is not complete; go on with: rlssm resume {self.path}")
         file = self.path / RESULT
         try:
-            return json.loads(file.read_bytes())
-        except (OSError, ValueError) as error:
+            result = json.loads(file.read_bytes())
+            return {name: result[name] for name in ("members", "last", "best")}
+        except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
-                f"cannot read {file}: {error}; without it, rlssm resume {self.path} makes it again"
+                f"{file} is damaged; remove it, and rlssm resume {self.path} writes it again"
             ) from None
 
     def go_back(self, steps: int) -> None:

@@ -191,22 +191,19 @@ class _Curves:
         # Written here and now, and not through tensorboardX's own thread: where the disk is full
         # that thread dies unheard and leaves its queue to block the run.
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import (  # ty: ignore[missing-module-member]: made at import
-            Event,
-            SessionLog,
-        )
+        from tensorboardX.proto import event_pb2
+
+        protobuf: Any = event_pb2  # its classes are made at import, unseen by type checkers
 
         while len(self._writers) <= member:
             folder = self._folder / str(len(self._writers))
             folder.mkdir(parents=True, exist_ok=True)
             writer = EventsWriter(str(folder / "events"), f".from-{self._purge}")
-            if self._purge:
-                start = SessionLog(status=SessionLog.START)
-                writer.write_event(
-                    Event(wall_time=time.time(), step=self._purge, session_log=start)
-                )
             self._writers.append(writer)
-        self._writers[member].write_event(Event(wall_time=time.time(), **event))
+            if self._purge:
+                start = protobuf.SessionLog(status=protobuf.SessionLog.START)
+                self._write(len(self._writers) - 1, step=self._purge, session_log=start)
+        self._writers[member].write_event(protobuf.Event(wall_time=time.time(), **event))
 
     def close(self) -> None:
         for writer in self._writers:

@@ -13,7 +13,7 @@ def use_compilation_cache() -> None:
     """Keep compiled code between commands, where the user's caches are kept."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(caches / "rlssm" / "xla"))
 

@@ -29,7 +29,7 @@ from rlssm.evaluation.statistics import bootstrap_interval, iqm, mean
 from rlssm.train.run import Run
 
 SEEDS = 4
-GPU_MINUTES = 0.9  # of one H100 for one run, compilation included: measured mean over the table
+GPU_MINUTES = 0.75  # of one H100 per run, compilation included, with four shards side by side
 
 AGENT = PPOConfig(num_envs=64, rollout_length=128, epochs=4, minibatches=8, precision="highest")
 CORES = {"s5": S5Config(), "gru": GRUConfig(), "none": NoneConfig()}
@@ -86,7 +86,15 @@ def tabulate(runs: Path, out: Path) -> str:
         if not (runs / name / "result.json").exists():
             continue
         result = Run(runs / name).result
-        record: dict[str, Any] = {"steps": config.steps, "seeds": SEEDS}
+        made_with = json.loads((runs / name / "environment.json").read_text())
+        record: dict[str, Any] = {
+            "command": f"python scripts/reproduce/foundation.py --only {name}",
+            "device": made_with["device_kind"],
+            "jax": made_with["packages"]["jax"],
+            "revision": made_with["git_revision"],
+            "steps": config.steps,
+            "seeds": list(range(SEEDS)),
+        }
         for which in ("last", "best"):
             returns = np.array(result[which]["eval/return"])
             low, high = bootstrap_interval(mean, returns)

@@ -19,7 +19,7 @@ LONG = [*ENV, *TINY, "--steps", STEPS, "--log-every", 320, "--eval-every", STEPS
 
 def start(*words: object, **streams) -> subprocess.Popen[str]:
     """Start a command in a process of its own, with this one's compiled code."""
-    cache = str(jax.config.jax_compilation_cache_dir)
+    cache = str(jax.config.values["jax_compilation_cache_dir"])
     return subprocess.Popen(
         [sys.executable, "-m", "rlssm.cli.main", *map(str, words)],
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},

@@ -23,6 +23,7 @@ shown to the agent. `PRESETS["popjaxrl"]` restores the published setting, its tr
 time limits included. Measured scores and their commands: docs/ppo.md.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -142,9 +143,9 @@ class PPOConfig:
             "clip",
             "reward_scale",
         ):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0")
         for name in ("weight_decay", "value_coef", "entropy_coef"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0")
         for name in ("discount", "gae_lambda"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "in [0, 1]")
         require(

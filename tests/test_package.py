@@ -146,7 +146,7 @@ PRIVATE = re.compile(
         ("see https://py" + "pi.org/simple", True),
         ("--extra-index" + "-url x", True),
         ("#!/usr/bin/env bash", False),
-        ("rlssm/envs and runs/home/x, ~/work/x", False),
+        ("rlssm/envs and runs/ho" + "me/x, ~/wo" + "rk/x", False),
         ("https://arxiv.org/abs/1707.06347", False),
     ],
 )

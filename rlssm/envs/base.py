@@ -110,8 +110,10 @@ class Vectorized:
         step_key, reset_key = jax.random.split(key)
         params = self.env.params
         next_state, step = self.env.step(step_key, state, action, params)
-        fresh_state, fresh_obs = self.env.reset(reset_key, params)
         last = step.terminated | step.truncated
+        # One key for all the resets that nobody needs: an environment on the host remembers it.
+        reset_key = jnp.where(last, reset_key, jax.random.key(0))
+        fresh_state, fresh_obs = self.env.reset(reset_key, params)
         state, obs = jax.tree.map(
             lambda fresh, current: jnp.where(last, fresh, current),
             (fresh_state, fresh_obs),

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rlssm.envs import gymnax_env, user
+from rlssm.envs import brax_env, gymnasium_env, gymnax_env, mjx_env, user
 from rlssm.envs.base import Environment
 from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
 from rlssm.envs.memory_chain import MemoryChain
+from rlssm.envs.perturbed import DynamicsConfig, Perturbed
 from rlssm.envs.stateless import StatelessCartPole, StatelessPendulum
 from rlssm.envs.wrappers import HideObservation, ObservationNoise, TimeLimit
 from rlssm.errors import UserError, require, unknown_name
@@ -37,18 +38,48 @@ MEMORY_TASKS: dict[str, Environment] = {
     "MemoryChain-1000": MemoryChain(1000),
 }
 MEMORY_CHAIN = "MemoryChain-"  # followed by any length
+FROM_DATASET = "dataset"  # in a configuration, until the dataset was looked at
 
 
 class Family(NamedTuple):
-    """Environments of one kind: their ids, and how one is made from its id."""
+    """Environments of one kind: their ids, and how one is made from its id.
+
+    `others(id)` says whether an id exists beside the listed ones.
+    """
 
     ids: tuple[str, ...]
     make: Callable[[str], Environment]
+    others: Callable[[str], bool] = lambda _: False
+
+
+def _under(
+    prefix: str,
+    ids: tuple[str, ...],
+    make: Callable[[str], Environment],
+    others: Callable[[str], bool],
+) -> Family:
+    """Return the family of the ids `prefix/id`, from functions of the id alone."""
+    return Family(
+        ids=tuple(f"{prefix}/{env_id}" for env_id in ids),
+        make=lambda name: make(name.removeprefix(f"{prefix}/")),
+        others=lambda name: (
+            name.startswith(f"{prefix}/") and others(name.removeprefix(f"{prefix}/"))
+        ),
+    )
+
+
+def _mjx(family: str) -> Family:
+    ids = tuple(env_id for env_id in mjx_env.IDS if env_id.startswith(f"{family}/"))
+    return Family(ids, mjx_env.make)
 
 
 FAMILIES: dict[str, Family] = {
     "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
     "gymnax": Family(gymnax_env.IDS, gymnax_env.make),
+    "gymnasium": _under("gym", gymnasium_env.IDS, gymnasium_env.make, gymnasium_env.exists),
+    "mjx": _mjx("mjx"),
+    "mjx-fast": _mjx("mjx-fast"),
+    "brax": _under("brax", brax_env.IDS, brax_env.make, brax_env.exists),
 }
 
 
@@ -57,7 +88,8 @@ class EnvConfig:
     """Which environment, and what to change about it."""
 
     id: str
-    """Name from `rlssm list envs`, MemoryChain-<length>, or module:factory for your own."""
+    """Name from `rlssm list envs`, MemoryChain-<length>, module:factory for your own, or, in a run
+    with a dataset, `dataset` for the environment that it is from."""
 
     time_limit: int | None = None
     """Steps after which an episode is truncated, at most the environment's own limit."""
@@ -68,8 +100,11 @@ class EnvConfig:
     noise: float = 0.0
     """Standard deviation of Gaussian noise added to every observation, at least 0."""
 
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """What to change about how the environment moves, below everything else."""
+
     def __post_init__(self) -> None:
-        if ":" not in self.id:
+        if not _is_own(self.id) and self.id != FROM_DATASET:
             _family(self.id)
         limit = self.time_limit
         require(limit is None or limit >= 1, "time_limit", limit, "at least 1")
@@ -84,7 +119,9 @@ def make(config: EnvConfig | str) -> Environment:
         UserError: if the id names nothing, or an option does not fit the environment.
     """
     config = EnvConfig(config) if isinstance(config, str) else config
-    env = user.load(config.id) if ":" in config.id else _family(config.id).make(config.id)
+    env = user.load(config.id) if _is_own(config.id) else _family(config.id).make(config.id)
+    if config.dynamics != DynamicsConfig():
+        env = Perturbed(env, config.dynamics)
     if config.hide:
         env = HideObservation(env, config.hide)
     if config.noise > 0:
@@ -95,8 +132,17 @@ def make(config: EnvConfig | str) -> Environment:
 
 
 def names() -> dict[str, list[str]]:
-    """Return the ids of every family; besides these, any MemoryChain-<length> exists."""
+    """Return the ids of every family.
+
+    Besides these there are any MemoryChain-<length>, any gym/<id> that Gymnasium knows, and
+    brax/<name>:<backend>.
+    """
     return {name: list(family.ids) for name, family in FAMILIES.items()}
+
+
+def _is_own(env_id: str) -> bool:
+    """Return whether an id names a user's own environment, as module:factory."""
+    return ":" in env_id and not env_id.startswith(("gym/", "brax/"))
 
 
 def _family(env_id: str) -> Family:
@@ -106,7 +152,12 @@ def _family(env_id: str) -> Family:
     if env_id.startswith(MEMORY_CHAIN):
         chain = MemoryChain(_length(env_id))
         return Family((env_id,), lambda _: chain)
+    for family in FAMILIES.values():
+        if family.others(env_id):
+            return family
     known = [name for family in FAMILIES.values() for name in family.ids]
+    if env_id.startswith("gym/"):
+        known += [f"gym/{name}" for name in gymnasium_env.all_ids() if f"gym/{name}" not in known]
     raise unknown_name("environment", env_id, known)
 
 

@@ -111,6 +111,8 @@ def with_means(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """
     means = {}
     for name, (total, count) in SUMS.items():
+        if count not in metrics:  # nothing is stepped while a dataset alone is learnt from
+            continue
         number = np.asarray(metrics[count])
         if number.any():
             mean = np.asarray(metrics[total]) / np.maximum(number, 1)

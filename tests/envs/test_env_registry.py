@@ -19,8 +19,10 @@ from rlssm.errors import UserError
 
 def test_names_are_grouped_and_can_be_made():
     families = names()
-    assert list(families) == ["memory", "gymnax"]
+    assert list(families) == ["memory", "gymnax", "gymnasium", "mjx", "mjx-fast", "brax"]
     assert len(families["gymnax"]) == 26
+    assert "gym/HalfCheetah-v5" in families["gymnasium"] and "brax/ant" in families["brax"]
+    assert families["mjx-fast"] == [f"mjx-fast/{name[4:]}" for name in families["mjx"]]
     for env_id in families["memory"]:
         assert make(env_id) is MEMORY_TASKS[env_id]
 
@@ -35,6 +37,16 @@ def test_memory_tasks_keep_the_contract(env_id, x64):
 def test_memory_chain_has_any_length():
     assert make("MemoryChain-37") == MemoryChain(37)
     assert make("MemoryChain-bsuite").name == "MemoryChain-bsuite"
+
+
+@pytest.mark.parametrize(
+    "env_id",
+    ["gym/Pendulum-v1", "gym/Taxi-v4", "mjx/Hopper-v5", "mjx-fast/Hopper-v5", "brax/ant:spring"],
+)
+def test_every_family_makes_what_it_is_asked_for(env_id):
+    env = make(env_id)
+    assert env == make(env_id) and hash(env) == hash(make(env_id))
+    assert env_id.partition("/")[2].partition(":")[0] == env.name
 
 
 def test_options_become_wrappers():
@@ -53,8 +65,9 @@ def test_config_comes_from_the_command_line(capsys):
     assert "Steps after which an episode is truncated" in capsys.readouterr().out
 
 
-def test_importing_envs_does_not_import_gymnax():
-    script = "import sys, rlssm.envs; print([m for m in ('gymnax', 'flax') if m in sys.modules])"
+def test_importing_envs_imports_none_of_their_packages():
+    heavy = ("gymnax", "flax", "gymnasium", "mujoco", "brax")
+    script = f"import sys, rlssm.envs; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -104,6 +117,11 @@ def test_mistakes_in_a_config(build, message):
         ("RepeatFirstEsy", "RepeatFirstEasy"),
         ("statelesspendulumhard", "StatelessPendulumHard"),
         ("Breakout", "Breakout-MinAtar"),
+        ("gym/HalfCheeta-v5", "gym/HalfCheetah-v5"),
+        ("gym/LunarLandr-v3", "gym/LunarLander-v3"),
+        ("mjx/hopper", "mjx/Hopper-v5"),
+        ("brax/hopper:sprung", "brax/hopper"),
+        ("gymnasium/Hopper-v5", "gym/Hopper-v5"),
     ],
 )
 def test_unknown_ids_get_the_nearest(wrong, right):

@@ -157,6 +157,30 @@ def inputs(trajectory: Trajectory) -> Inputs:
     return Inputs(step.obs, clear_at_first(shifted, trajectory.first), trajectory.first)
 
 
+def unrolled(trajectory: Trajectory) -> tuple[Inputs, Bool[Array, "T1 B"]]:
+    """Return inputs and resets of T + 1 rows, from a trajectory as `Windows` describes it.
+
+    Row t is what the agent saw at t, and row t + 1 what it saw after the step at t: the features
+    of a step's true successor are those of the next row.
+    """
+    step, seen = trajectory.step, inputs(trajectory)
+    nowhere = jnp.zeros_like(trajectory.first[:1])
+    final = Inputs(
+        jax.tree.map(lambda x: x[-1:], step.next_obs),
+        Previous(step.action[-1:], step.reward[-1:]),
+        nowhere,
+    )
+    rows = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), seen, final)
+    return rows, jnp.concatenate([trajectory.reset, nowhere])
+
+
+def example_inputs(spec: Spec) -> tuple[Inputs, Bool[Array, "1 1"]]:
+    """Return inputs and resets of one step of one environment, to make parameters with."""
+    previous = Previous(zeros(spec.action, (1, 1)), jnp.zeros((1, 1)))
+    flags = jnp.ones((1, 1), bool)
+    return Inputs(zeros(spec.obs, (1, 1)), previous, flags), flags
+
+
 def time_major(tree: Any) -> Any:
     """Swap the two leading axes of every leaf: `[B, T, ...]` to `[T, B, ...]` and back."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
@@ -187,3 +211,45 @@ class Rollout:
     length: int
     num_envs: int
     next_value: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Steps of all environments together."""
+        return self.length * self.num_envs
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A learner's wish for data: windows of stored steps, from a dataset, its own past, or both.
+
+    One round takes `collect.steps` steps and makes `updates` calls of the learner's `update`. A
+    call is handed a trajectory `[length, batch]`, or `[stack, length, batch]` with `stack`, in
+    which `next_obs[t]` is `obs[t + 1]` wherever `mask[t]`, the step does not terminate and
+    t < length - 1: after a truncation inside a window stands a row that shows the final observation
+    and is masked. See `unrolled`.
+
+    Of each batch `round(prior * batch)` windows come first and from the dataset; all of them while
+    there is nothing else, none where there is no dataset. `extras["source"]` is 0 for the dataset
+    and 1 for the learner's own steps. With `returns`, a discount, `extras["mc_return"]` is the
+    Monte-Carlo return of dataset steps, and the lowest float where it is not known.
+    """
+
+    collect: Rollout
+    updates: int
+    batch: int
+    length: int
+    burn_in: int
+    prior: float
+    capacity: int  # steps that the replay holds
+    warmup: int  # steps before the first update from them, with uniformly random actions
+    offline_first: bool  # whether a run learns from its dataset alone unless it is told otherwise
+    stack: int | None = None
+    returns: float | None = None
+    reward_scale: float = 1.0  # those returns are of reward_scale * reward + reward_shift
+    reward_shift: float = 0.0
+    store_carry: bool = False  # whether windows start from the acting policy's own memory
+
+    @property
+    def offline(self) -> int:
+        """Windows of a mixed batch that come from the dataset."""
+        return round(self.prior * self.batch)

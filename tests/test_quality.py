@@ -65,7 +65,13 @@ FORBIDDEN = {
     "io": ["kernels", "nn", "envs", "data", "algorithms", "evaluation", "train"],
     "train": ["cli"],
 }
-FORBIDDEN_ELSEWHERE = [("io", "orbax"), ("train", "orbax"), ("nn", "distrax"), ("train", "rlssm")]
+FORBIDDEN_ELSEWHERE = [
+    ("io", "orbax"),
+    ("train", "orbax"),
+    ("nn", "distrax"),
+    ("train", "flashbax"),
+    ("train", "rlssm"),
+]
 
 
 def test_every_contract_can_be_broken(tmp_path):

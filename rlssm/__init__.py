@@ -20,7 +20,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlssm.algorithms.awac import AWACConfig
+    from rlssm.algorithms.bc import BCConfig
+    from rlssm.algorithms.calql import CalQLConfig
+    from rlssm.algorithms.cql import CQLConfig
+    from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.ppo import PPOConfig
+    from rlssm.algorithms.rebrac import ReBRACConfig
+    from rlssm.algorithms.rlpd import RLPDConfig
+    from rlssm.algorithms.td3bc import TD3BCConfig
     from rlssm.envs.registry import EnvConfig, make
     from rlssm.errors import UserError
     from rlssm.evaluation.evaluate import evaluate
@@ -33,18 +41,26 @@ if TYPE_CHECKING:
     from rlssm.train.run import Run
 
 _HOMES = {
+    "AWACConfig": "rlssm.algorithms.awac",
     "Actor": "rlssm.train.actor",
+    "BCConfig": "rlssm.algorithms.bc",
+    "CQLConfig": "rlssm.algorithms.cql",
+    "CalQLConfig": "rlssm.algorithms.calql",
     "EnvConfig": "rlssm.envs.registry",
     "GRUConfig": "rlssm.nn.cores",
+    "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
     "MLPConfig": "rlssm.nn.mlp",
     "MinGRUConfig": "rlssm.nn.cores",
     "NoneConfig": "rlssm.nn.cores",
     "PPOConfig": "rlssm.algorithms.ppo",
+    "RLPDConfig": "rlssm.algorithms.rlpd",
+    "ReBRACConfig": "rlssm.algorithms.rebrac",
     "Run": "rlssm.train.run",
     "RunConfig": "rlssm.train.config",
     "S5Config": "rlssm.nn.cores",
+    "TD3BCConfig": "rlssm.algorithms.td3bc",
     "TorsoConfig": "rlssm.nn.torso",
     "UserError": "rlssm.errors",
     "evaluate": "rlssm.evaluation.evaluate",
@@ -53,18 +69,26 @@ _HOMES = {
 }
 
 __all__ = [
+    "AWACConfig",
     "Actor",
+    "BCConfig",
+    "CQLConfig",
+    "CalQLConfig",
     "EnvConfig",
     "GRUConfig",
+    "IQLConfig",
     "LRUConfig",
     "LSTMConfig",
     "MLPConfig",
     "MinGRUConfig",
     "NoneConfig",
     "PPOConfig",
+    "RLPDConfig",
+    "ReBRACConfig",
     "Run",
     "RunConfig",
     "S5Config",
+    "TD3BCConfig",
     "TorsoConfig",
     "UserError",
     "evaluate",

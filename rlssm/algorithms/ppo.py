@@ -52,10 +52,10 @@ from rlssm.types import (
     Key,
     Metrics,
     Params,
-    Previous,
     Rollout,
     Spec,
     Trajectory,
+    example_inputs,
     inputs,
     zeros,
 )
@@ -245,7 +245,7 @@ def init(config: PPOConfig, spec: Spec, key: Key) -> PPOState:
     """Return the state before the first update."""
     network_key, key = jax.random.split(key)
     network = networks(config, spec)
-    variables = network.init(network_key, network.initial_carry(1), *_example(spec))
+    variables = network.init(network_key, network.initial_carry(1), *example_inputs(spec))
     params: dict[str, Any] = {"network": variables}
     if config.normalize_obs:
         params["statistics"] = normalizers.init(zeros(spec.obs))
@@ -253,13 +253,6 @@ def init(config: PPOConfig, spec: Spec, key: Key) -> PPOState:
     updates = jnp.int32(0)
     opt_state = optimizer(config, hyper, updates).init(variables)
     return PPOState(params, opt_state, hyper, updates, key)
-
-
-def _example(spec: Spec) -> tuple[Inputs, Array]:
-    """Return inputs and reset of shape `[1, 1, ...]`."""
-    previous = Previous(zeros(spec.action, (1, 1)), jnp.zeros((1, 1)))
-    flags = jnp.ones((1, 1), bool)
-    return Inputs(zeros(spec.obs, (1, 1)), previous, flags), flags
 
 
 # --- Acting -----------------------------------------------------------------------------------

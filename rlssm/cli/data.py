@@ -1,27 +1,37 @@
-"""Commands on datasets: `rlssm data describe`, `import-d4rl`."""
+"""Commands on datasets: `rlssm data make`, `describe`, `score`, `import-d4rl`."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from rlssm.cli.parse import parse, say, wants_help
-from rlssm.errors import unknown_name
+from rlssm.cli.report import use_compilation_cache
+from rlssm.errors import UserError, require, unknown_name
 
 USAGE = """\
 usage: rlssm data COMMAND ...
 
-  describe ID        counts, returns, lengths and scores of a dataset, and a picture of them
-  import-d4rl FILE   write a raw D4RL file as a Minari dataset
+  make NAME                    build a dataset here, without a network
+  describe ID                  counts, returns, lengths and scores of a dataset, and a picture
+  score ID RETURN [RETURN ...] returns on the scale from a random policy (0) to an expert (100)
+  import-d4rl FILE             write a raw D4RL file as a Minari dataset
 
   rlssm data COMMAND --help explains a command."""
+
+
+DatasetId = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="ID")]
 
 
 def data(words: list[str]) -> None:
     """`rlssm data COMMAND ...`."""
     known: dict[str, Callable[[list[str]], None]] = {
+        "make": make,
         "describe": describe,
+        "score": score,
         "import-d4rl": import_d4rl,
     }
     if not words or wants_help(words[:1]):
@@ -32,8 +42,45 @@ def data(words: list[str]) -> None:
 
 
 @dataclass(frozen=True)
+class Make:
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """Recipe, such as pendulum/medium."""
+    steps: int | None = None
+    """Steps to make, at least; whole episodes are kept. Default: 100,000 for pendulum, 1,000,000
+    for the others, twice that for medium-expert."""
+    seed: int = 0
+    """Seed of the start states and of the actions."""
+    force: bool = False
+    """Whether to replace a dataset that is there already."""
+    quiet: bool = False
+    """Whether to leave out the progress bar."""
+
+
+def make(words: list[str]) -> None:
+    """`rlssm data make NAME`."""
+    from rlssm.train import recipes
+
+    args = parse(
+        Make,
+        words,
+        command="rlssm data make",
+        description="Build a Minari dataset here, without a network. Recipes, which rlssm list "
+        f"datasets explains: {', '.join(recipes.RECIPES)}.",
+    )
+    from rlssm.data.describe import describe
+    from rlssm.data.minari_store import root
+
+    use_compilation_cache()
+    dataset = recipes.make(
+        args.name, steps=args.steps, seed=args.seed, force=args.force, progress=not args.quiet
+    )
+    say(describe(dataset))
+    say(f"wrote {root() / dataset.info.id}")
+
+
+@dataclass(frozen=True)
 class Describe:
-    id: tyro.conf.Positional[str]
+    id: DatasetId
     """Minari id; without a version the newest local one."""
     download: bool = False
     """Whether to look for it in the network if it is not local."""
@@ -47,13 +94,56 @@ def describe(words: list[str]) -> None:
         Describe, words, command="rlssm data describe", description="What a dataset holds."
     )
     from rlssm.data import describe as pictures
-    from rlssm.data.minari_io import load
+    from rlssm.data.minari_io import read
+    from rlssm.train.datasets import locate
 
-    dataset = load(args.id, download=args.download)
+    dataset = read(locate(args.id, make=False, download=args.download))
     say(pictures.describe(dataset))
     out = args.out or Path(f"{dataset.info.id.replace('/', '-')}.png")
     pictures.picture(out, dataset)
     say(f"wrote {out}")
+
+
+@dataclass(frozen=True)
+class Score:
+    id: DatasetId
+    """Minari id of a local dataset, or D4RL's name of one, such as hopper-medium-v2."""
+    returns: Annotated[tuple[float, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RETURN")]
+    """Undiscounted returns."""
+
+
+def score(words: list[str]) -> None:
+    """`rlssm data score ID RETURN [RETURN ...]`."""
+    args = parse(
+        Score,
+        words,
+        command="rlssm data score",
+        description="Returns on the scale from a random policy (0) to an expert (100).",
+    )
+    from rlssm.data.minari_io import read_info
+    from rlssm.data.minari_store import find_local
+    from rlssm.data.scores import d4rl_reference, normalise, references
+    from rlssm.train.datasets import locate
+
+    if not args.returns:
+        raise UserError("RETURN is missing; see rlssm data score --help")
+    for value in args.returns:
+        require(math.isfinite(value), "RETURN", value, "finite")
+    constants = d4rl_reference(args.id) if "/" not in args.id else None
+    if constants is not None and find_local(args.id) is None:
+        known = (constants,)
+    else:
+        info = read_info(locate(args.id, make=False, download=False))
+        known = references(info.id, info.env, info.reference)
+    if not known:
+        raise UserError(
+            f"dataset {args.id} has no reference returns, and D4RL has none for its task"
+        )
+    for reference in known:
+        scores = ", ".join(f"{normalise(value, reference):.1f}" for value in args.returns)
+        say(
+            f"{scores} by {reference.source}: 0 is {reference.low:.6g}, 100 is {reference.high:.6g}"
+        )
 
 
 @dataclass(frozen=True)

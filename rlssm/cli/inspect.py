@@ -7,8 +7,13 @@ from rlssm.errors import unknown_name
 
 
 def list_names(words: list[str]) -> None:
-    """`rlssm list [envs|algos|cores]`."""
-    kinds: dict[str, Callable[[], str]] = {"envs": _envs, "algos": _algos, "cores": _cores}
+    """`rlssm list [envs|algos|datasets|cores]`."""
+    kinds: dict[str, Callable[[], str]] = {
+        "envs": _envs,
+        "algos": _algos,
+        "datasets": _datasets,
+        "cores": _cores,
+    }
     if wants_help(words):
         return say(f"usage: rlssm list [{'|'.join(kinds)}]")
     for word in words:
@@ -21,7 +26,11 @@ def _envs() -> str:
     from rlssm.envs import names
 
     groups = [f"envs, {family}:\n  " + "\n  ".join(ids) for family, ids in names().items()]
-    return "\n".join([*groups, "besides: MemoryChain-<length>, and your own as module:factory"])
+    besides = (
+        "besides: MemoryChain-<length>, gym/<any id of Gymnasium>, brax/<name>:<backend>, and your "
+        "own as module:factory"
+    )
+    return "\n".join([*groups, besides])
 
 
 def _algos() -> str:
@@ -32,6 +41,24 @@ def _algos() -> str:
         for name, module in ALGORITHMS.items()
     ]
     return "\n".join(["algos:", *lines])
+
+
+def _datasets() -> str:
+    from rlssm.data.minari_store import local_ids, root
+    from rlssm.train.recipes import RECIPES, available
+
+    made = (
+        f"  {name}: {recipe.text}{'' if available(name) else ' (its policies do not ship yet)'}"
+        for name, recipe in RECIPES.items()
+    )
+    return "\n".join(
+        [
+            f"datasets, in {root()}:",
+            *(f"  {name}" for name in local_ids() or ["none"]),
+            "datasets, made by rlssm data make, or when first used:",
+            *made,
+        ]
+    )
 
 
 def _cores() -> str:

@@ -10,13 +10,15 @@ USAGE = """\
 usage: rlssm COMMAND ...
 
   train ALGO --env ID     train an agent; ends with an evaluation and a picture of the curve
+  train ALGO --dataset ID     the same from a dataset, alone or together with its environment
   resume RUN              go on with a run that was stopped
   evaluate RUN            play whole episodes with the weights of a checkpoint
   plot RUN [RUN ...]      draw learning curves
   render RUN              draw an episode as a GIF
   export RUN              write the policy as a file that loads without this library
-  list [envs|algos|cores] what there is
-  data describe|import-d4rl   look at an offline dataset; read a D4RL file into a Minari one
+  list [envs|algos|datasets|cores]    what there is
+  data make|describe|score|import-d4rl    build and look at offline datasets; normalised scores;
+                          read a D4RL file into a Minari dataset
 
   rlssm COMMAND --help explains a command; rlssm train ALGO --help every hyper-parameter."""
 

@@ -20,17 +20,32 @@ def use_compilation_cache() -> None:
 
 def describe_result(run: Any) -> str:
     """Return what a complete run came to, one line for each setting and kind of weights."""
+    from rlssm.train.program import collected
+
     config, result = run.config, run.result
     lines = [
         f"{run.path} is complete: {config.agent.name} with core {config.agent.core.name} on "
-        f"{config.env.id}, {config.cadence.total * config.agent.steps_per_update:,} steps, "
+        f"{config.env.id}, {config.cadence.total * collected(config.agent).steps:,} steps, "
         f"{config.seeds} seed{'s' * (config.seeds > 1)}",
+        *describe_dataset(run.dataset),
         *describe_scores(config, {name: result[name] for name in ("last", "best")}),
     ]
     curve = run.path / "plots" / "return.png"
     if curve.exists():
         lines.append(f"  curve: {curve}")
     return "\n".join(lines)
+
+
+def describe_dataset(dataset: dict[str, Any] | None) -> list[str]:
+    """Return one line on what a run's dataset is and earned, if it has one."""
+    if dataset is None:
+        return []
+    reference = dataset["reference"]
+    scale = "" if reference is None else f"; scores by {reference['source']}"
+    return [
+        f"  dataset {dataset['id']}: return {dataset['return_mean']:.4g}, "
+        f"{dataset['episodes']:,} episodes{scale}"
+    ]
 
 
 def describe_scores(config: Any, scores: dict[str, dict[str, list[Any]]]) -> list[str]:
@@ -42,6 +57,8 @@ def describe_scores(config: Any, scores: dict[str, dict[str, list[Any]]]) -> lis
         for name, values in scores.items():
             returns = np.array(values["eval/return"][seeds])
             line = f"  {label} {name}: return {_interval(returns)}".replace("   ", "  ")
+            if "eval/score" in values:
+                line += f", score {_interval(np.array(values['eval/score'][seeds]))}"
             if "eval/success" in values:
                 line += f", success {100 * np.mean(values['eval/success'][seeds]):.1f} %"
             unfinished = 1 - np.mean(values["eval/finished"][seeds])

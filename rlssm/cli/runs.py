@@ -35,7 +35,7 @@ def evaluate(words: list[str]) -> None:
         Evaluate, words, command="rlssm evaluate", description="Play whole episodes, no learning."
     )
     from rlssm.io.config import save_json
-    from rlssm.train.run import Run, scores
+    from rlssm.train.run import Run
 
     use_compilation_cache()
     run = Run(args.run)
@@ -45,7 +45,7 @@ def evaluate(words: list[str]) -> None:
         greedy=not args.stochastic,
         seed=args.seed,
     )
-    means = {name: values.tolist() for name, values in scores(played).items()}
+    means = {name: values.tolist() for name, values in run.scores(played).items()}
     say(
         f"{run.config.env.id}, {args.episodes} episodes per member, "
         f"{'sampled' if args.stochastic else 'greedy'} actions"
@@ -61,7 +61,7 @@ class Plot:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories; several are drawn over each other."""
     metric: str = "episode/return"
-    """Which metric of metrics.jsonl."""
+    """Which metric of metrics.jsonl, or of evaluations.jsonl (eval/...)."""
     smooth: int = 1
     """Log points that a centred running mean is taken over, odd."""
     out: Path | None = None

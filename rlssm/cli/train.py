@@ -13,14 +13,18 @@ from rlssm.errors import UserError, unknown_name
 
 
 def train(words: list[str]) -> None:
-    """`rlssm train ALGO --env ID [--core NAME] [--preset NAME] [options]`."""
+    """`rlssm train ALGO [--env ID] [--dataset ID] [--core NAME] [--preset NAME] [options]`."""
     from rlssm.algorithms import ALGORITHMS
-    from rlssm.envs.registry import EnvConfig
+    from rlssm.envs.registry import FROM_DATASET, EnvConfig
     from rlssm.nn.cores import CORES
     from rlssm.train.config import RunConfig
+    from rlssm.train.program import wish_of
 
     if not words or words[0].startswith("-"):
-        usage = f"usage: rlssm train ALGO --env ID [options], ALGO one of: {', '.join(ALGORITHMS)}"
+        usage = (
+            "usage: rlssm train ALGO [--env ID] [--dataset ID] [options], ALGO one of: "
+            f"{', '.join(ALGORITHMS)}"
+        )
         if words and wants_help(words):
             return say(usage)
         raise UserError(usage)
@@ -38,14 +42,22 @@ def train(words: list[str]) -> None:
         raise unknown_name("core", core, CORES)
     if core is not None and core != agent.core.name:
         agent = dataclasses.replace(agent, core=CORES[core]())
-    if env is None and not wants_help(words):
-        raise UserError("--env is missing; rlssm list envs shows the environments")
+    dataset, words = take(words, "--dataset")
+    if env is None and dataset is None and not wants_help(words):
+        raise UserError(
+            "--env is missing (rlssm list envs shows the environments), or --dataset (rlssm list "
+            "datasets), which names its own"
+        )
+    if dataset is None and wants_help(words) and getattr(wish_of(agent), "offline_first", False):
+        dataset = "pendulum/medium"
+    where = env or ("RepeatFirstEasy" if dataset is None else FROM_DATASET)
 
     @dataclass(frozen=True)
     class Train:
         run: Annotated[RunConfig, tyro.conf.arg(name="")]
         out: Path | None = None
-        """Run directory; default runs/ENV-ALGO-CORE-SEED. One that exists is resumed."""
+        """Run directory; default runs/ENV-ALGO-CORE-SEED, with the dataset, where there is one, in
+        place of the environment. One that exists is resumed."""
         quiet: bool = False
         """Whether to leave out the progress bar."""
 
@@ -54,11 +66,11 @@ def train(words: list[str]) -> None:
         words,
         command=f"rlssm train {name}",
         description=(
-            "Train an agent. --env ID (or module:factory), --core NAME "
+            "Train an agent. --env ID (or module:factory), --dataset ID, --core NAME "
             f"({', '.join(CORES)}) and --preset NAME ({', '.join(presets)}) choose what the "
             "options below then adjust."
         ),
-        default=Train(RunConfig(EnvConfig(env or "RepeatFirstEasy"), agent)),
+        default=Train(RunConfig(EnvConfig(where), agent, dataset)),
     )
     out = parsed.out or Path("runs") / default_name(parsed.run)
     _fit(parsed.run, out, parsed.quiet)
@@ -90,8 +102,8 @@ def resume(words: list[str]) -> None:
 
 def default_name(config: Any) -> str:
     """Return the name of the run directory that a configuration gets by default."""
-    env = config.env.id.replace(":", "-").replace("/", "-")
-    return f"{env}-{config.agent.name}-{config.agent.core.name}-{config.seed}"
+    source = (config.dataset or config.env.id).replace(":", "-").replace("/", "-")
+    return f"{source}-{config.agent.name}-{config.agent.core.name}-{config.seed}"
 
 
 def _fit(config: Any, out: Path, quiet: bool) -> None:

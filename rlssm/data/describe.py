@@ -40,8 +40,8 @@ def describe(dataset: OfflineDataset) -> str:
     lines = [
         f"{info.id}: {dataset.num_steps:,} steps in {episodes:,} episodes, "
         f"{summary.terminated:,} terminated, {episodes - summary.terminated:,} truncated",
-        f"  observations: {_words(info.spec.obs)}",
-        f"  actions: {_words(info.spec.action)}{_scale(info)}",
+        f"  observations: {in_words(info.spec.obs)}",
+        f"  actions: {in_words(info.spec.action)}{_scale(info)}",
         f"  return: {_quantiles(summary.returns)}",
         f"  length: {_quantiles(summary.lengths)}",
     ]
@@ -83,6 +83,17 @@ def picture(path: Path, dataset: OfflineDataset) -> None:
         raise UserError(f"cannot write {path}: {error}") from None
 
 
+def in_words(space: Space) -> str:
+    """Return a space as `float32[17]`, or `one of 3`."""
+    match space:
+        case Discrete(n):
+            return f"one of {n}"
+        case Box(shape, dtype):
+            return f"{dtype}[{', '.join(map(str, shape))}]"
+        case DictSpace(parts):
+            return ", ".join(f"{name} {in_words(part)}" for name, part in parts)
+
+
 def _bins(values: np.ndarray, most: int = 40) -> np.ndarray:
     """Return bin edges; values that hardly differ share one bin of visible width."""
     low, high = float(values.min()), float(values.max())
@@ -95,16 +106,6 @@ def _quantiles(values: np.ndarray) -> str:
     found = np.quantile(values, list(QUANTILES.values()))
     named = (f"{name} {value:.6g}" for name, value in zip(QUANTILES, found, strict=True))
     return f"mean {values.mean():.6g}, {', '.join(named)}"
-
-
-def _words(space: Space) -> str:
-    match space:
-        case Discrete(n):
-            return f"one of {n}"
-        case Box(shape, dtype):
-            return f"{dtype}[{', '.join(map(str, shape))}]"
-        case DictSpace(parts):
-            return ", ".join(f"{name} {_words(part)}" for name, part in parts)
 
 
 def _scale(info: DatasetInfo) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 
 from rlssm.data import minari_files, minari_store
 from rlssm.data.check import check
-from rlssm.data.dataset import OfflineDataset, index_episodes, to_episodes
+from rlssm.data.dataset import DatasetInfo, OfflineDataset, index_episodes, to_episodes
 from rlssm.data.minari_files import Folder, naming, readable
 from rlssm.data.minari_metadata import Layout, parse_layout, to_metadata
 from rlssm.data.spaces import Leaf, assemble, from_unit, to_gymnasium, to_unit
@@ -74,6 +74,18 @@ def read(dataset_id: str) -> OfflineDataset:
     dataset = _as_dataset(arrays, layout, lengths)
     check(dataset)
     return _settle(dataset)
+
+
+def read_info(dataset_id: str) -> DatasetInfo:
+    """Return what a local dataset's metadata say of it; its values are not looked at.
+
+    Raises:
+        UserError: naming dataset and entry of what is wrong.
+    """
+    dataset_id = minari_store.resolve(dataset_id)
+    with naming(f"dataset {dataset_id}"):
+        metadata = minari_files.read_metadata(minari_store.root() / dataset_id / "data")
+        return parse_layout(dataset_id, metadata).info
 
 
 def _lengths(folder: Folder, layout: Layout) -> list[int]:

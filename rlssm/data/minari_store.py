@@ -8,6 +8,7 @@ out, the newest local version is meant.
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 from rlssm.errors import UserError, unknown_name
@@ -112,3 +113,20 @@ def download(dataset_id: str) -> None:
             "the dataset there"
         )
         raise UserError(f"dataset {dataset_id} is not in {root()}, {remedy}") from None
+
+
+def remove(dataset_id: str) -> None:
+    """Remove a local dataset, if it is there; it is gone at once, never half there.
+
+    Raises:
+        UserError: if the id is malformed or the folder cannot be removed.
+    """
+    split_id(dataset_id)
+    folder = root() / dataset_id
+    if not folder.exists():
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix=".", dir=root()) as scratch:
+            os.replace(folder, Path(scratch) / "removed")
+    except OSError as error:
+        raise UserError(f"cannot remove {folder}: {error.strerror or error}") from None

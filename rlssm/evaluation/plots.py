@@ -34,7 +34,13 @@ class Curve(NamedTuple):
 
 
 def learning_curves(
-    path: Path, curves: Mapping[str, Curve], *, metric: str, title: str = "", smooth: int = 1
+    path: Path,
+    curves: Mapping[str, Curve],
+    *,
+    metric: str,
+    title: str = "",
+    smooth: int = 1,
+    lines: Mapping[str, float] | None = None,
 ) -> None:
     """Draw runs over each other: mean over members, 95 % interval, single members thin.
 
@@ -44,6 +50,7 @@ def learning_curves(
         metric: what is drawn; the label of the vertical axis.
         title: written above.
         smooth: number of points of the centred running mean taken of each member, odd.
+        lines: values to draw a dashed line at, by the name each gets in the legend.
 
     Raises:
         UserError: if there is nothing to draw, or if the picture cannot be written.
@@ -56,10 +63,12 @@ def learning_curves(
         axes = figure.subplots()
         for i, (name, curve) in enumerate(curves.items()):
             _draw(axes, name, curve, COLORS[i % len(COLORS)], smooth)
-        axes.set(xlabel="environment steps", ylabel=metric, title=title)
+        for i, (name, value) in enumerate((lines or {}).items(), len(curves)):
+            axes.axhline(value, color=COLORS[i % len(COLORS)], ls="--", lw=1.5, label=name)
+        axes.set(xlabel="steps", ylabel=metric, title=title)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.margins(x=0.01)
-        if len(curves) > 1:
+        if len(curves) > 1 or lines:
             axes.legend(loc="best")
         try:
             figure.savefig(path, dpi=150)

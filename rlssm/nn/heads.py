@@ -17,6 +17,10 @@ LOG_STD_RANGE = (-5.0, 2.0)
 -5 keeps the density of a stored action from overflowing."""
 
 
+FREE_LOG_STD_RANGE = (-20.0, 2.0)
+"""Limits of a log standard deviation that is a parameter of its own, as in IQL's code."""
+
+
 class CategoricalHead(nn.Module):
     """A categorical policy, restricted to the allowed actions where a mask is given."""
 
@@ -43,7 +47,7 @@ class GaussianHead(nn.Module):
     precision: Precision = "default"
 
     @nn.compact
-    def __call__(self, features: Float[Array, "*batch H"], mask: None = None) -> Gaussian:
+    def __call__(self, features: Float[Array, "*batch H"]) -> Gaussian:
         mean = MLP(self.mlp, self.action_size, POLICY_SCALE, self.precision, name="mean")(features)
         log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
         return Gaussian(mean, jnp.broadcast_to(log_std.astype(mean.dtype), mean.shape))
@@ -57,10 +61,60 @@ class TanhGaussianHead(nn.Module):
     precision: Precision = "default"
 
     @nn.compact
-    def __call__(self, features: Float[Array, "*batch H"], mask: None = None) -> TanhGaussian:
+    def __call__(self, features: Float[Array, "*batch H"]) -> TanhGaussian:
         network = MLP(self.mlp, 2 * self.action_size, POLICY_SCALE, self.precision, name="mean_std")
         mean, log_std = jnp.split(network(features), 2, axis=-1)
         return TanhGaussian(mean, jnp.clip(log_std, *LOG_STD_RANGE))
+
+
+class ScaledTanhGaussianHead(nn.Module):
+    """A squashed Gaussian policy with log standard deviation scale * f(features) + offset.
+
+    The two scalars are learnt, from 1 and -1. Source: the JAX-CQL and CORL code.
+    """
+
+    action_size: int
+    mlp: MLPConfig
+    precision: Precision = "default"
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*batch H"]) -> TanhGaussian:
+        network = MLP(self.mlp, 2 * self.action_size, POLICY_SCALE, self.precision, name="mean_std")
+        mean, raw = jnp.split(network(features), 2, axis=-1)
+        scale = self.param("scale", nn.initializers.ones, ())
+        offset = self.param("offset", nn.initializers.constant(-1.0), ())
+        return TanhGaussian(mean, jnp.clip(scale * raw + offset, *LOG_STD_RANGE))
+
+
+class TanhMeanHead(nn.Module):
+    """A Gaussian policy with mean tanh(f(features)) and a free log standard deviation per action.
+
+    Its samples are not squashed. Source: IQL (arXiv 2110.06169), appendix B and released code.
+    """
+
+    action_size: int
+    mlp: MLPConfig
+    precision: Precision = "default"
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*batch H"]) -> Gaussian:
+        mean = MLP(self.mlp, self.action_size, POLICY_SCALE, self.precision, name="mean")(features)
+        log_std = self.param("log_std", nn.initializers.zeros, (self.action_size,))
+        log_std = jnp.clip(log_std, *FREE_LOG_STD_RANGE).astype(mean.dtype)
+        return Gaussian(jnp.tanh(mean), jnp.broadcast_to(log_std, mean.shape))
+
+
+class DeterministicHead(nn.Module):
+    """A deterministic policy, tanh(f(features)); returns the action itself."""
+
+    action_size: int
+    mlp: MLPConfig
+    precision: Precision = "default"
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "*batch H"]) -> Float[Array, "*batch A"]:
+        network = MLP(self.mlp, self.action_size, POLICY_SCALE, self.precision, name="action")
+        return jnp.tanh(network(features))
 
 
 class ValueHead(nn.Module):
@@ -77,7 +131,7 @@ class ValueHead(nn.Module):
 def policy_head(
     action: Discrete | Box, mlp: MLPConfig, precision: Precision = "default", *, squashed: bool
 ) -> CategoricalHead | GaussianHead | TanhGaussianHead:
-    """Return the policy head of an action space; all are called as `head(features, mask)`.
+    """Return the policy head of an action space; a categorical one also takes a mask.
 
     Args:
         action: discrete, or a box of rank 1.

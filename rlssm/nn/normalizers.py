@@ -84,6 +84,16 @@ def normalize(stats: RunningStats, x: Any, *, clip: float = 10.0, eps: float = 1
     )
 
 
+def standardize(stats: RunningStats, x: Any) -> Any:
+    """Return `(x - mean) / (standard deviation + 1e-3)`, leaves `[..., *shape]`.
+
+    The form published with agents that learn from fixed datasets. Source: TD3+BC and CORL.
+    """
+    return jax.tree.map(
+        lambda x, mean, var: (x - mean) / (jnp.sqrt(var) + 1e-3), x, stats.mean, variance(stats)
+    )
+
+
 def _masked_sum(x: Array, mask: Array) -> Array:
     """Sum over the leading axes that `mask` has."""
     inner = (1,) * (x.ndim - mask.ndim)

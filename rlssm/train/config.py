@@ -11,6 +11,8 @@ from rlssm.algorithms import AgentConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.envs.registry import EnvConfig
 from rlssm.errors import UserError, require, unknown_name
+from rlssm.train.program import PhaseName, collected, wish_of
+from rlssm.types import Rollout, Windows
 
 MAX_STEPS = 2_000_000_000  # steps are counted in 32 bits
 
@@ -19,16 +21,22 @@ MAX_STEPS = 2_000_000_000  # steps are counted in 32 bits
 class RunConfig:
     """What to train, on what, for how long, and how often to look at it.
 
-    Cadences are in environment steps summed over the environments of one member. Evaluations
-    and checkpoints happen at log points: theirs are rounded up to multiples of `log_every`.
+    Cadences are in steps summed over the environments of one member. Evaluations and checkpoints
+    happen at log points: theirs are rounded up to multiples of `log_every`.
     """
 
     env: EnvConfig
-    """The environment."""
+    """The environment that is acted and evaluated in."""
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     """The algorithm and its hyper-parameters."""
+    dataset: str | None = None
+    """Offline dataset to learn from; made or downloaded if it is not there."""
     steps: int = 1_000_000
-    """Environment steps to train for, per member; rounded up to whole updates."""
+    """Steps to train for, per member, rounded up to whole rounds: environment steps, or, while
+    only a dataset is learnt from, the updates that as many environment steps would bring."""
+    offline_steps: int | None = None
+    """How many of the steps, the first ones, learn from the dataset alone. Default: all for
+    offline algorithms, none for the others."""
     seed: int = 0
     """First seed; member i of a sweep setting uses seed + i."""
     seeds: int = 1
@@ -39,15 +47,15 @@ class RunConfig:
     init_from: str | None = None
     """Run directory whose last weights to start from; optimiser and counters start afresh."""
     log_every: int | None = None
-    """Environment steps between log points; default a hundredth of `steps`."""
+    """Steps between log points; default a hundredth of `steps`."""
     eval_every: int | None = None
-    """Environment steps between evaluations; default a tenth of `steps`."""
+    """Steps between evaluations; default a tenth of `steps`."""
     eval_episodes: int = 32
     """Whole episodes per evaluation and member."""
     final_episodes: int = 128
     """Whole episodes per member in the evaluation at the end."""
     checkpoint_every: int | None = None
-    """Environment steps between checkpoints; default a tenth of `steps`."""
+    """Steps between checkpoints; default a tenth of `steps`."""
     keep: int = 2
     """How many of the newest checkpoints to keep, at least 1; the best one is kept beside."""
     devices: int | None = None
@@ -64,12 +72,57 @@ class RunConfig:
         require(self.seed in seeds, "seed", self.seed, "from 0 to 2147483647")
         last = self.seed + self.seeds - 1
         require(last in seeds, "seed + seeds - 1", last, "at most 2147483647")
+        self._check_sources()
         for name, values in self.sweep.items():
             if name not in self.agent.swept:
                 raise unknown_name("swept hyper-parameter", name, self.agent.swept)
             require(len(values) > 0, f"sweep.{name}", values, "one value or more")
             for value in values:
                 _check_swept(self.agent, name, value)
+
+    def _check_sources(self) -> None:
+        """Raise a `UserError` where the algorithm cannot learn from what it is given."""
+        name, wish, offline = self.agent.name, wish_of(self.agent), self.offline_steps
+        if isinstance(wish, Rollout):
+            require(self.dataset is None, "dataset", self.dataset, f"left out: {name} takes none")
+        elif wish.offline_first and self.dataset is None:
+            raise UserError(f"{name} learns from a dataset; name one with dataset")
+        if offline is not None:
+            require(0 <= offline <= self.steps, "offline_steps", offline, f"from 0 to {self.steps}")
+            require(
+                self.dataset is not None or offline == 0, "offline_steps", offline,
+                "left out where there is no dataset",
+            )  # fmt: skip
+        if getattr(self.agent, "normalize_obs", False) and isinstance(wish, Windows):
+            require(self.dataset is not None, "normalize_obs", True, "False without a dataset")
+
+    @property
+    def schedule(self) -> tuple[tuple[PhaseName, int], ...]:
+        """The phases in order, each with the round that it ends before."""
+        wish, total = wish_of(self.agent), self.cadence.total
+        if isinstance(wish, Rollout):
+            return (("online", total),)
+        offline_steps = self.offline_steps
+        if offline_steps is None:
+            offline_steps = self.steps if wish.offline_first else 0
+        offline = min(total, math.ceil(offline_steps / wish.collect.steps))
+        if offline == total:
+            return (("offline", total),)
+        filled = min(total, offline + math.ceil(wish.warmup / wish.collect.steps))
+        collecting: PhaseName = "fill" if offline else "random"
+        phases: tuple[tuple[PhaseName, int], ...] = (
+            ("offline", offline), (collecting, filled), ("online", total),
+        )  # fmt: skip
+        return tuple(
+            (name, until)
+            for (name, until), start in zip(phases, (0, offline, filled), strict=True)
+            if until > start
+        )
+
+    @property
+    def online(self) -> bool:
+        """Whether any step is taken in the environment."""
+        return self.schedule[-1][0] != "offline"
 
     @property
     def settings(self) -> list[dict[str, float]]:
@@ -90,35 +143,35 @@ class RunConfig:
 
     @property
     def cadence(self) -> "Cadence":
-        """The same cadences counted in updates."""
-        per_update = self.agent.steps_per_update
-        total = math.ceil(self.steps / per_update)
+        """The same cadences counted in rounds."""
+        per_round = collected(self.agent).steps
+        total = math.ceil(self.steps / per_round)
 
-        def updates(every: int | None, share: int) -> int:
+        def rounds(every: int | None, share: int) -> int:
             wanted = self.steps / share if every is None else every
-            return max(1, round(wanted / per_update))
+            return max(1, round(wanted / per_round))
 
-        log = min(updates(self.log_every, 100), total)
+        log = min(rounds(self.log_every, 100), total)
         return Cadence(
             total=total,
             log=log,
-            evaluate=log * math.ceil(updates(self.eval_every, 10) / log),
-            checkpoint=log * math.ceil(updates(self.checkpoint_every, 10) / log),
+            evaluate=log * math.ceil(rounds(self.eval_every, 10) / log),
+            checkpoint=log * math.ceil(rounds(self.checkpoint_every, 10) / log),
         )
 
 
 @dataclass(frozen=True)
 class Cadence:
-    """Counts of updates: in all, between log points, between evaluations, between checkpoints."""
+    """Counts of rounds: in all, between log points, between evaluations, between checkpoints."""
 
     total: int
     log: int
     evaluate: int
     checkpoint: int
 
-    def due(self, every: int, update: int) -> bool:
-        """Return whether something done every `every` updates is due after `update` of them."""
-        return update % every == 0 or update >= self.total
+    def due(self, every: int, rounds: int) -> bool:
+        """Return whether something done every `every` rounds is due after `rounds` of them."""
+        return rounds % every == 0 or rounds >= self.total
 
 
 def _check_swept(agent: AgentConfig, name: str, value: float) -> None:

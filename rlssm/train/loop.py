@@ -9,7 +9,7 @@ not (on one CPU device).
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,11 +24,8 @@ from rlssm.evaluation.evaluate import Episodes
 from rlssm.io.logging import Logger
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh, replicated, split_envs
-from rlssm.train.program import LoopState
-from rlssm.train.run import Best, Run, scores
-from rlssm.types import Metrics
-
-Chunk = Callable[[LoopState, Any], tuple[LoopState, Metrics]]
+from rlssm.train.program import Chunk, Data, LoopState, PhaseName, collected
+from rlssm.train.run import Best, Run
 
 
 def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> Run:
@@ -50,53 +47,65 @@ def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> R
     run = Run.create(directory, config)
     if run.complete:
         return run
-    state, chunk = compile_chunk(run, _restore_or_start(run))
+    state, data, chunks = compile_chunks(run, _restore_or_start(run))
     best = run.best() if run.checkpoints.best() is not None else None
-    cadence, per_update = config.cadence, config.agent.steps_per_update
-    update = int(state.updates[0])
-    frames = len(config.members) * per_update  # environment steps per update, members together
-    total = cadence.total * per_update
+    cadence, per_round = config.cadence, collected(config.agent).steps
+    done = int(state.rounds[0])
+    frames = len(config.members) * per_round  # steps per round, members together
+    total = cadence.total * per_round
+    headline = "episode/return" if config.dataset is None else "eval/return"
     with (
-        Logger(run.path, total=total, start=update * per_update, show=progress) as log,
+        Logger(
+            run.path, total=total, start=done * per_round, show=progress, headline=headline
+        ) as log,
         stop_on_signal() as stop,
     ):
-        while update < cadence.total and not stop.requested:
-            count = min(cadence.log - update % cadence.log, cadence.total - update)
+        while done < cadence.total and not stop.requested:
+            phase, until = next(x for x in config.schedule if done < x[1])
+            count = min(cadence.log - done % cadence.log, until - done)
             started = time.perf_counter()
-            state, metrics = jax.block_until_ready(chunk(state, jnp.int32(count)))
+            state, metrics = jax.block_until_ready(chunks[phase](state, data, jnp.int32(count)))
             seconds = time.perf_counter() - started
-            update += count
-            steps = update * per_update
+            done += count
+            steps = done * per_round
             row = with_means(jax.device_get(metrics))
             log.metrics(steps, row, frames=count * frames, seconds=seconds)
-            if cadence.due(cadence.evaluate, update):
+            if cadence.due(cadence.evaluate, done):
                 params = run.program.params(state)
                 played = run.play(params, run.evaluation_key(steps), config.eval_episodes)
-                log.evaluation(steps, scores(played))
+                log.evaluation(steps, run.scores(played))
                 best = _keep_better(run, best, params, played, steps)
-            if cadence.due(cadence.checkpoint, update) or stop.requested:
+            if cadence.due(cadence.checkpoint, done) or stop.requested:
                 run.checkpoints.save(steps, state)
-        if update >= cadence.total:
+        if done >= cadence.total:
             run.finish()
     return run
 
 
-def compile_chunk(run: Run, state: LoopState) -> tuple[LoopState, Chunk]:
-    """Return the state on its devices, and the chunk over all members with donated state.
+def compile_chunks(run: Run, state: LoopState) -> tuple[LoopState, Data, dict[PhaseName, Chunk]]:
+    """Return state and data on their devices, and the chunks over all members with donated state.
 
-    The environments of each member are spread over the devices; everything else is copied to
-    each of them.
+    The environments of each member, and what is stored of them, are spread over the devices;
+    everything else is copied to each of them.
     """
-    mesh = make_mesh(run.config.devices, run.config.agent.num_envs)
+    mesh = make_mesh(run.config.devices, collected(run.config.agent).num_envs)
     shardings = replicated(mesh, state)
-    shardings = shardings.replace(runner=split_envs(mesh, state.runner))
-    chunk = jax.jit(
-        jax.vmap(run.program.chunk, (0, None)),
-        in_shardings=(shardings, None),
-        out_shardings=(shardings, None),
-        donate_argnums=0,
+    shardings = shardings.replace(
+        runner=split_envs(mesh, state.runner), replay=split_envs(mesh, state.replay)
     )
-    return jax.device_put(state, shardings), chunk
+    data = run.data
+    on_devices = replicated(mesh, data)
+    chunks: dict[PhaseName, Chunk] = {
+        phase: jax.jit(
+            jax.vmap(chunk, (0, None, None)),
+            in_shardings=(shardings, on_devices, None),
+            out_shardings=(shardings, None),
+            donate_argnums=0,
+        )
+        for phase, chunk in run.program.chunks.items()
+    }
+    state, data = jax.device_put((state, data), (shardings, on_devices))
+    return state, data, chunks
 
 
 def _restore_or_start(run: Run) -> LoopState:

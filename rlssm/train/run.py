@@ -2,6 +2,7 @@
 
 config.json        the whole configuration; round-trips
 environment.json   versions, devices, git revision
+dataset.json       what the dataset is and what its episodes earned, in a run that has one
 metrics.jsonl      one row per log point, a value per member; TensorBoard files beside it
 evaluations.jsonl  one row per evaluation
 checkpoints/       the last ones and the best one
@@ -21,22 +22,28 @@ import numpy as np
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Float, Int
 
+from rlssm.data import replay
+from rlssm.data.dataset import OfflineDataset, with_hidden, with_returns, with_rewards
+from rlssm.data.scores import Reference, normalise
 from rlssm.envs.base import Environment
-from rlssm.envs.registry import make
+from rlssm.envs.registry import FROM_DATASET, make
 from rlssm.errors import UserError, require
 from rlssm.evaluation.evaluate import Episodes, evaluate_seeds
 from rlssm.evaluation.plots import Curve, learning_curves
 from rlssm.io import config as config_io
 from rlssm.io.checkpoint import Checkpoints
 from rlssm.io.logging import read_metric
+from rlssm.nn import normalizers
+from rlssm.train import datasets
 from rlssm.train.actor import Actor
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh
-from rlssm.train.program import LoopState, Program, on_policy
-from rlssm.types import Params
+from rlssm.train.program import LoopState, Program, collected, make_program, wish_of
+from rlssm.types import Params, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
 RESULT = "result.json"
+PARAMS = "agent/params"  # where a checkpoint of the loop's state has them
 FINAL = 0x66696E61  # folded into the evaluation key of the last step
 EVALUATION_STREAM = (
     0x6576616C  # folded into the seed's key, so that evaluation never touches training
@@ -66,6 +73,8 @@ class Run:
     def create(cls, path: str | Path, config: RunConfig) -> "Run":
         """Make a run directory, or open the one that is there if it has the same configuration."""
         path = Path(path)
+        dataset = None if config.dataset is None else datasets.load(config.dataset)
+        config = _with_env(config, dataset)
         if (path / "config.json").exists():
             run = cls(path)
             changes = config_io.difference(run.config, config)
@@ -75,9 +84,11 @@ class Run:
                     f"{', ...' if len(changes) > 3 else ''}); name another directory"
                 )
             return run
-        _refuse(config)
+        _refuse(config, dataset)
         config_io.make_directory(path)
         config_io.save_json(path / "environment.json", config_io.environment())
+        if dataset is not None:
+            config_io.save_json(path / "dataset.json", datasets.summary(dataset))
         config_io.save(path / "config.json", config)
         return cls(path)
 
@@ -89,11 +100,29 @@ class Run:
 
     @cached_property
     def program(self) -> Program:
-        return on_policy(self.config.agent, self.env)
+        return make_program(self.config.agent, self.env, online=self.config.online)
+
+    @cached_property
+    def data(self) -> OfflineDataset | None:
+        """The dataset as the learner sees it, on the device."""
+        if self.config.dataset is None:
+            return None
+        dataset = _as_seen(self.config, datasets.load(self.config.dataset))
+        dataset = jax.device_put(dataset)
+        wish = wish_of(self.config.agent)
+        if not isinstance(wish, Windows) or wish.returns is None:
+            return dataset
+        seen = with_rewards(dataset, wish.reward_scale, wish.reward_shift)
+        return dataset.replace(extras=with_returns(seen, wish.returns).extras)
 
     def initial_state(self) -> LoopState:
         """Return the state before the first update, leaves `[S, ...]`."""
         state = jax.jit(jax.vmap(self.program.init))(*self._members())
+        if self.data is not None and "statistics" in state.agent.params:
+            seen = normalizers.update(normalizers.init(zeros(self.env.spec.obs)), self.data.obs)
+            seen = jax.tree.map(lambda x: jnp.repeat(x[None], state.rounds.shape[0], 0), seen)
+            params = state.agent.params | {"statistics": seen}
+            state = state.replace(agent=state.agent.replace(params=params))
         if self.config.init_from is None:
             return state
         weights = Run(self.config.init_from).params("last")
@@ -126,7 +155,10 @@ class Run:
 
     def params(self, which: Which = "last") -> Params:
         """Return the weights of a checkpoint ("last", "best" or steps), leaves `[S, ...]`."""
-        return self.best().params if which == "best" else self.program.params(self.state(which))
+        if which == "best":
+            return self.best().params
+        template = jax.eval_shape(jax.vmap(self.program.init), *self._members())
+        return self.checkpoints.restore(which, self.program.params(template), PARAMS)
 
     def member_params(self, which: Which, member: int) -> Params:
         """Return the weights of one member."""
@@ -183,20 +215,26 @@ class Run:
         for name, (params, at) in candidates.items():
             key = jax.random.fold_in(self.evaluation_key(int(steps or 0)), FINAL)
             played = self.play(params, key, self.config.final_episodes)
-            values = {"steps": at, **scores(played)}
+            values = {"steps": at, **self.scores(played)}
             result[name] = {k: np.ma.asarray(v).tolist() for k, v in values.items()}
         self._draw()
         config_io.save_json(self.path / RESULT, result)
 
     def _draw(self) -> None:
-        """Draw the return over training, of the settings in which an episode ended."""
-        if not read_metric(self.path / "metrics.jsonl", "episode/count")[1].any():
+        """Draw the return over training: of evaluations, where a dataset is learnt from."""
+        metric = "eval/return"
+        if self.config.dataset is None:
+            metric = "episode/return"
+            if not read_metric(self.path / "metrics.jsonl", "episode/count")[1].any():
+                return
+        curves = {name: c for name, c in self.curves(metric).items() if np.isfinite(c.values).any()}
+        if not curves:
             return
-        curves = {name: c for name, c in self.curves().items() if np.isfinite(c.values).any()}
+        lines = {} if self.dataset is None else {"dataset": self.dataset["return_mean"]}
         config_io.make_directory(self.path / "plots")
         learning_curves(
-            self.path / "plots" / "return.png", curves, metric="episode/return",
-            title=f"{self.config.env.id}: {self.config.agent.name}, {self.config.agent.core.name}",
+            self.path / "plots" / "return.png", curves, metric=metric, lines=lines,
+            title=describe(self.config),
         )  # fmt: skip
 
     # --- What comes out -----------------------------------------------------------------------
@@ -220,6 +258,34 @@ class Run:
             self.env, self.program.policy, params, key, episodes=episodes, greedy=greedy
         )
 
+    def scores(self, played: Episodes) -> dict[str, np.ma.MaskedArray]:
+        """Return the means over episodes `[S]`; what is not defined is left out.
+
+        The normalised score is by the reference in dataset.json.
+        """
+        means = {
+            "return": np.asarray(played.episode_return).mean(1),
+            "length": np.asarray(played.length).mean(1),
+            "success": np.asarray(played.success).mean(1),
+            "finished": np.asarray(played.finished).mean(1),
+        }
+        if np.isnan(means["success"]).all():
+            del means["success"]
+        if self.dataset is not None and self.dataset["reference"] is not None:
+            means["score"] = normalise(means["return"], Reference(**self.dataset["reference"]))
+        return {f"eval/{name}": np.ma.asarray(x) for name, x in means.items()}
+
+    @cached_property
+    def dataset(self) -> dict[str, Any] | None:
+        """What dataset.json says, None in a run without a dataset."""
+        if self.config.dataset is None:
+            return None
+        file = self.path / "dataset.json"
+        try:
+            return json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            raise UserError(f"{file} is missing or damaged; make the run again") from None
+
     def evaluation_key(self, steps: int) -> Array:
         """Return the key of the evaluation after `steps`."""
         stream = jax.random.fold_in(jax.random.key(self.config.seed), EVALUATION_STREAM)
@@ -227,7 +293,8 @@ class Run:
 
     def curves(self, metric: str = "episode/return") -> dict[str, Curve]:
         """Return a logged metric over time, one curve for each setting of a sweep."""
-        steps, values = read_metric(self.path / "metrics.jsonl", metric)
+        file = "evaluations.jsonl" if metric.startswith("eval/") else "metrics.jsonl"
+        steps, values = read_metric(self.path / file, metric)
         seeds = self.config.seeds
         return {
             " ".join(f"{name}={value:g}" for name, value in setting.items()) or self.path.name:
@@ -241,25 +308,46 @@ class Run:
         return Actor(self.program.policy, params, self.env.spec, batch=batch)
 
 
-def _refuse(config: RunConfig) -> None:
+def _with_env(config: RunConfig, dataset: OfflineDataset | None) -> RunConfig:
+    """Return the configuration with its environment named, that of the dataset if need be."""
+    if config.env.id != FROM_DATASET:
+        return config
+    if dataset is None:
+        raise UserError("env is missing; name an environment, or a dataset that is from one")
+    env = datasets.environment(dataset.info)
+    if env is None:
+        raise UserError(
+            f"dataset {dataset.info.id} does not say which environment it is from; name it with env"
+        )
+    return replace(config, env=replace(config.env, id=env))
+
+
+def _as_seen(config: RunConfig, dataset: OfflineDataset) -> OfflineDataset:
+    """Return the dataset with what the environment hides hidden."""
+    return with_hidden(dataset, config.env.hide) if config.env.hide else dataset
+
+
+def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
     """Raise a `UserError` for a run that cannot start, before anything of it is written."""
-    on_policy(config.agent, make(config.env))
-    make_mesh(config.devices, config.agent.num_envs)
+    env, agent = make(config.env), config.agent
+    if dataset is not None:
+        datasets.check_fits(_as_seen(config, dataset).info, env.spec)
+    program = make_program(agent, env, online=config.online)
+    wish = wish_of(agent)
+    make_mesh(config.devices, collected(agent).num_envs)
+    if isinstance(wish, Windows) and config.online:
+        num_envs = wish.collect.num_envs
+        carry = program.policy.initial_carry(num_envs) if wish.store_carry else None
+        members = len(config.members)
+        replay.require_fits(env.spec, num_envs, wish.capacity, carry, members=members)
     if config.init_from is not None:
         Run(config.init_from)
 
 
-def scores(played: Episodes) -> dict[str, np.ma.MaskedArray]:
-    """Return the means over episodes `[S]`; success is left out where it is not defined."""
-    means = {
-        "return": np.asarray(played.episode_return).mean(1),
-        "length": np.asarray(played.length).mean(1),
-        "success": np.asarray(played.success).mean(1),
-        "finished": np.asarray(played.finished).mean(1),
-    }
-    if np.isnan(means["success"]).all():
-        del means["success"]
-    return {f"eval/{name}": np.ma.asarray(x) for name, x in means.items()}
+def describe(config: RunConfig) -> str:
+    """Return what a run is about, in a few words."""
+    where = config.env.id if config.dataset is None else f"{config.dataset} in {config.env.id}"
+    return f"{where}: {config.agent.name}, {config.agent.core.name}"
 
 
 def _with_weights(state: LoopState, weights: Params, source: str) -> LoopState:

@@ -32,11 +32,11 @@ def prepare(config: PPOConfig, env_id: str, seeds: int) -> dict[str, Any]:
     started = time.perf_counter()
     state = jax.block_until_ready(jax.jit(jax.vmap(program.init))(keys, {}))
     ready = time.perf_counter()
-    chunk = jax.jit(jax.vmap(program.chunk, (0, None)), donate_argnums=0)
-    compiled = chunk.lower(state, jnp.int32(1)).compile()
+    chunk = jax.jit(jax.vmap(program.chunk, (0, None, None)), donate_argnums=0)
+    compiled = chunk.lower(state, None, jnp.int32(1)).compile()
     done = time.perf_counter()
     parameters = sum(x.size for x in jax.tree.leaves(state.agent.params)) // seeds
-    state, _ = jax.block_until_ready(compiled(state, jnp.int32(1)))
+    state, _ = jax.block_until_ready(compiled(state, None, jnp.int32(1)))
     return {
         "chunk": compiled,
         "state": state,
@@ -80,7 +80,9 @@ def main() -> None:
     for _ in range(args.repeats):
         for core in cores.values():
             started = time.perf_counter()
-            core["state"], _ = jax.block_until_ready(core["chunk"](core["state"], jnp.int32(1)))
+            core["state"], _ = jax.block_until_ready(
+                core["chunk"](core["state"], None, jnp.int32(1))
+            )
             core["seconds"].append(time.perf_counter() - started)
     frames = preset.steps_per_update * args.seeds
     best = min(np.median(core["seconds"]) for core in cores.values())

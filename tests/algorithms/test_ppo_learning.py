@@ -44,7 +44,7 @@ def train(env, config, updates, seed=0):
     """Return the program and its state after some updates."""
     program = on_policy(config, env)
     state = jax.jit(program.init)(jax.random.key(seed), {})
-    state, _ = jax.jit(program.chunk)(state, jnp.int32(updates))
+    state, _ = jax.jit(program.chunk)(state, None, jnp.int32(updates))
     return program, state
 
 

@@ -199,16 +199,17 @@ def test_export_loads_without_this_library(trained, tmp_path):
 # --- What there is ----------------------------------------------------------------------------
 
 
-def test_list():
+def test_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     everything = rlssm("list")
-    kinds = [rlssm("list", kind) for kind in ("envs", "algos", "cores")]
+    kinds = [rlssm("list", kind) for kind in ("envs", "algos", "datasets", "cores")]
     assert everything == (0, "\n".join(kind.out for kind in kinds), "")
-    envs, algos, cores = (kind.out.splitlines() for kind in kinds)
+    envs, algos, _, cores = (kind.out.splitlines() for kind in kinds)
     assert {f"  {name}" for ids in names().values() for name in ids} < set(envs)
-    assert envs[-1] == "besides: MemoryChain-<length>, and your own as module:factory"
+    assert envs[-1].endswith("and your own as module:factory")
     assert {line.split(":")[0].strip() for line in algos} == {"algos", *ALGORITHMS}
     assert {line.split(":")[0].strip() for line in cores} == {"cores", *CORES}
-    assert rlssm("list", "cores", "algos").out == f"{kinds[2].out}\n{kinds[1].out}"
+    assert rlssm("list", "cores", "algos").out == f"{kinds[3].out}\n{kinds[1].out}"
 
 
 def test_help():

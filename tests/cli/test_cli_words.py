@@ -136,7 +136,8 @@ WORDS = [
     (["resume", "RUN", "--checkpoint", "3"], "checkpoint must be one of [192, 256], got 3"),
     (
         ["list", "env"],
-        "unknown kind of thing to list 'env', perhaps 'envs' was meant; known: algos, cores, envs",
+        "unknown kind of thing to list 'env', perhaps 'envs' was meant; known: algos, "
+        "cores, datasets, envs",
     ),
 ]
 

@@ -50,6 +50,13 @@ def test_trees_are_normalised_leaf_by_leaf_and_clipped():
     np.testing.assert_allclose(found["b"], [10.0, 0.5], rtol=1e-6)  # no variance: clipped
 
 
+def test_standardising_adds_to_the_deviation_and_never_clips():
+    batch = jnp.array([[1.0, 0.0], [1.0, 4.0]])
+    stats = normalizers.update(normalizers.init(batch[0]), batch)
+    found = normalizers.standardize(stats, jnp.array([2.0, -2.0]))
+    np.testing.assert_allclose(found, [1 / 1e-3, -4 / 2.001], rtol=1e-5)
+
+
 def test_nothing_seen_leaves_inputs_unchanged():
     stats = normalizers.init(jnp.zeros(2))
     np.testing.assert_allclose(normalizers.normalize(stats, jnp.array([1.0, -2.0])), [1, -2])

@@ -224,12 +224,12 @@ import sys; sys.path.insert(0, {here!r})
 import jax, numpy as np
 from pathlib import Path
 from small_runs import small
-from rlssm.train.loop import compile_chunk
+from rlssm.train.loop import compile_chunks
 from rlssm.train.run import Run
 def final(devices):
     run = Run.create(Path({out!r}) / str(devices), small(1, devices=devices, seeds=2))
-    state, chunk = compile_chunk(run, run.initial_state())
-    state, metrics = chunk(state, 1)
+    state, data, chunks = compile_chunks(run, run.initial_state())
+    state, metrics = chunks["online"](state, data, 1)
     obs = state.runner.obs
     assert len(obs.sharding.device_set) == devices and len(obs.addressable_shards) == devices
     if devices > 1:

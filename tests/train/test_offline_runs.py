@@ -1,0 +1,196 @@
+"""Runs that learn from a dataset, from stored experience, or from both."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from small_runs import rows
+
+from rlssm.algorithms.bc import BCConfig
+from rlssm.algorithms.iql import IQLConfig
+from rlssm.algorithms.ppo import PPOConfig
+from rlssm.algorithms.sac import SACConfig
+from rlssm.data import minari_io
+from rlssm.data.dataset import DatasetInfo, Episode, from_episodes
+from rlssm.data.mixing import ExperienceConfig
+from rlssm.data.scores import Reference
+from rlssm.envs.registry import EnvConfig
+from rlssm.errors import UserError
+from rlssm.nn.cores import GRUConfig
+from rlssm.nn.mlp import MLPConfig
+from rlssm.nn.torso import TorsoConfig
+from rlssm.train.config import RunConfig
+from rlssm.train.loop import fit
+from rlssm.train.run import Run
+from rlssm.types import Box, Discrete, Spec
+
+SMALL = {"actor": MLPConfig((8,), "relu"), "critic": MLPConfig((8,), "relu")}
+EXPERIENCE = ExperienceConfig(batch=16, num_envs=2, rollout_length=5, warmup=30, capacity=200)
+AGENT = SACConfig(**SMALL, experience=EXPERIENCE)
+RECURRENT = replace(
+    AGENT,
+    core=GRUConfig(),
+    torso=TorsoConfig(width=8, hidden=()),
+    experience=replace(EXPERIENCE, length=6, burn_in=2, store_carry=True),
+)
+
+
+@pytest.fixture(autouse=True)
+def dataset(tmp_path, monkeypatch):
+    """Write ten random episodes that pass for Pendulum's; returns their mean return."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    rng = np.random.default_rng(0)
+    made = []
+    for _ in range(10):
+        obs = rng.normal(size=(13, 3)).astype(np.float32)
+        last = np.arange(12) == 11
+        made.append(
+            Episode(obs, rng.uniform(-1, 1, (12, 1)).astype(np.float32),
+                    rng.normal(size=12).astype(np.float32), np.zeros(12, bool), last)
+        )  # fmt: skip
+    spec = Spec(Box((3,)), Box((1,)), max_episode_steps=200)
+    info = DatasetInfo(
+        "test/small-v0", spec, ((-2.0,), (2.0,)), "Pendulum-v1", Reference(-1200.0, -150.0, "a test")
+    )
+    minari_io.write(from_episodes(made, info))
+    return np.mean([episode.reward.sum() for episode in made])
+
+
+def config(agent=AGENT, **changes):
+    settings = {
+        "env": EnvConfig("dataset", time_limit=15),
+        "agent": agent,
+        "dataset": "test/small",
+        "steps": 100,
+        "log_every": 20,
+        "eval_every": 40,
+        "checkpoint_every": 20,
+        "eval_episodes": 2,
+        "final_episodes": 2,
+    }
+    return RunConfig(**{**settings, **changes})
+
+
+def test_phases():
+    online = config(dataset=None, env=EnvConfig("Pendulum-v1"))
+    assert online.schedule == (("random", 3), ("online", 10))
+    assert config().schedule == (("random", 3), ("online", 10))
+    pretrained = config(offline_steps=40)
+    assert pretrained.schedule == (("offline", 4), ("fill", 7), ("online", 10))
+    offline = config(IQLConfig())
+    assert offline.schedule == (("offline", 100),) and not offline.online
+    assert config(IQLConfig(experience=EXPERIENCE), offline_steps=0).schedule[0] == ("random", 3)
+    assert config(PPOConfig(), dataset=None).schedule == (("online", 1),)
+
+
+@pytest.mark.parametrize("agent", [AGENT, RECURRENT], ids=["none", "gru"])
+def test_offline_then_online_goes_on_bit_for_bit(tmp_path, agent):
+    """The replay is in the checkpoint; every phase is cut short once."""
+    whole = config(agent, offline_steps=40, seeds=2, keep=20)
+    fit(whole, tmp_path / "whole", progress=False)
+    interrupted = Run.create(tmp_path / "cut", whole)
+    for steps in (20, 60, 80):
+        (tmp_path / "cut").mkdir(exist_ok=True)
+        source = Run(tmp_path / "whole").state(steps)
+        interrupted.checkpoints.save(steps, source)
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            lines = (tmp_path / "whole" / name).read_text().splitlines(keepends=True)
+            kept = [line for line in lines if json.loads(line)["step"] <= steps]
+            (tmp_path / "cut" / name).write_text("".join(kept))
+    fit(whole, tmp_path / "cut", progress=False)
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        assert rows(tmp_path / "cut" / name)[1:] == rows(tmp_path / "whole" / name)[1:]
+    states = [Run(tmp_path / name).state("last") for name in ("cut", "whole")]
+    data = [jax.tree.map(_plain, state) for state in states]
+    jax.tree.map(np.testing.assert_array_equal, *data)
+    replay = states[0].replay.storage.experience
+    assert replay.reward.shape == (2, 2, 100) and np.any(np.asarray(replay.reward) != 0)
+
+
+def _plain(x):
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def test_a_dataset_run_says_what_it_learnt_from(tmp_path, dataset):
+    run = fit(config(BCConfig(experience=EXPERIENCE)), tmp_path / "run", progress=False)
+    assert run.config.env.id == "Pendulum-v1" and run.state().replay is None
+    summary = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    assert summary["return_mean"] == pytest.approx(dataset, rel=1e-5)
+    returns, scores = (run.result["last"][f"eval/{name}"] for name in ("return", "score"))
+    assert scores == pytest.approx(100 * (np.array(returns) + 1200) / 1050, rel=1e-5)
+    assert (tmp_path / "run" / "plots" / "return.png").is_file()
+    again = fit(config(BCConfig(experience=EXPERIENCE)), tmp_path / "run", progress=False)
+    assert again.result == run.result
+
+
+def test_hidden_entries_are_hidden_in_both(tmp_path):
+    hidden = config(env=EnvConfig("dataset", time_limit=15, hide=(2,)), offline_steps=20)
+    run = Run.create(tmp_path / "run", hidden)
+    assert run.data.obs.shape[-1] == 2 and run.env.spec.obs == Box((2,))
+    fit(hidden, tmp_path / "run", progress=False)
+
+
+def test_observation_statistics_are_those_of_the_dataset(tmp_path):
+    run = Run.create(tmp_path / "run", config(replace(AGENT, normalize_obs=True), seeds=2))
+    statistics = run.initial_state().agent.params["statistics"]
+    obs = np.asarray(run.data.obs)
+    np.testing.assert_allclose(statistics.mean, np.stack([obs.mean(0)] * 2), atol=1e-5)
+    variance = statistics.m2 / statistics.count[:, None]
+    np.testing.assert_allclose(variance, np.stack([obs.var(0)] * 2), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"agent": BCConfig(), "dataset": None}, "bc learns from a dataset; name one with dataset"),
+        ({"agent": PPOConfig()}, "dataset must be left out: ppo takes none, got 'test/small'"),
+        ({"offline_steps": 101}, "offline_steps must be from 0 to 100, got 101"),
+        (
+            {"dataset": None, "offline_steps": 10},
+            "offline_steps must be left out where there is no dataset, got 10",
+        ),
+        (
+            {"dataset": None, "agent": replace(AGENT, normalize_obs=True)},
+            "normalize_obs must be False without a dataset, got True",
+        ),
+        (
+            {"env": EnvConfig("CartPole-v1")},
+            "dataset test/small-v0 does not fit the environment: its observations are .*",
+        ),
+        ({"dataset": None}, "env is missing; name an environment, or a dataset that is from one"),
+        (
+            {"agent": replace(AGENT, experience=replace(EXPERIENCE, capacity=10**12))},
+            r"capacity 1000000000000 with 1 member needs .* GiB",
+        ),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Run.create(tmp_path / "run", config(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path):
+    rng = np.random.default_rng(0)
+    obs = rng.normal(size=(6, 4)).astype(np.float32)
+    ends = np.arange(5) == 4
+    one = Episode(
+        obs, rng.integers(0, 2, 5).astype(np.int32), np.ones(5, np.float32), ends, ~ends & False
+    )
+    spec = Spec(Box((4,)), Discrete(2), max_episode_steps=500)
+    minari_io.write(from_episodes([one], DatasetInfo("test/cart-v0", spec, env="CartPole-v1")))
+    with pytest.raises(UserError, match="sac needs continuous actions"):
+        Run.create(tmp_path / "run", config(dataset="test/cart", env=EnvConfig("CartPole-v1")))
+
+
+def test_actions_are_random_before_learning_starts(tmp_path):
+    run = fit(
+        config(dataset=None, env=EnvConfig("Pendulum-v1"), steps=30, final_episodes=1),
+        tmp_path / "run", progress=False,
+    )  # fmt: skip
+    stored = np.asarray(run.state().replay.storage.experience.action)[0, :, :15]
+    assert stored.std() == pytest.approx(3**-0.5, rel=0.35)
+    start = run.initial_state().agent
+    jax.tree.map(np.testing.assert_array_equal, start.params, run.state().agent.params)

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
     from rlssm.algorithms.rlpd import RLPDConfig
+    from rlssm.algorithms.sac import SACConfig
     from rlssm.algorithms.td3bc import TD3BCConfig
+    from rlssm.data.mixing import ExperienceConfig
     from rlssm.envs.registry import EnvConfig, make
     from rlssm.errors import UserError
     from rlssm.evaluation.evaluate import evaluate
@@ -47,6 +49,7 @@ _HOMES = {
     "CQLConfig": "rlssm.algorithms.cql",
     "CalQLConfig": "rlssm.algorithms.calql",
     "EnvConfig": "rlssm.envs.registry",
+    "ExperienceConfig": "rlssm.data.mixing",
     "GRUConfig": "rlssm.nn.cores",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
@@ -60,6 +63,7 @@ _HOMES = {
     "Run": "rlssm.train.run",
     "RunConfig": "rlssm.train.config",
     "S5Config": "rlssm.nn.cores",
+    "SACConfig": "rlssm.algorithms.sac",
     "TD3BCConfig": "rlssm.algorithms.td3bc",
     "TorsoConfig": "rlssm.nn.torso",
     "UserError": "rlssm.errors",
@@ -75,6 +79,7 @@ __all__ = [
     "CQLConfig",
     "CalQLConfig",
     "EnvConfig",
+    "ExperienceConfig",
     "GRUConfig",
     "IQLConfig",
     "LRUConfig",
@@ -88,6 +93,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "S5Config",
+    "SACConfig",
     "TD3BCConfig",
     "TorsoConfig",
     "UserError",

@@ -18,7 +18,8 @@ LOG_STD_RANGE = (-5.0, 2.0)
 
 
 FREE_LOG_STD_RANGE = (-20.0, 2.0)
-"""Limits of a log standard deviation that is a parameter of its own, as in IQL's code."""
+"""Limits of a log standard deviation that is a parameter of its own, as in CORL; IQL's code has
+(-5, 2)."""
 
 
 class CategoricalHead(nn.Module):

@@ -52,7 +52,11 @@ def dataset(tmp_path, monkeypatch):
         )  # fmt: skip
     spec = Spec(Box((3,)), Box((1,)), max_episode_steps=200)
     info = DatasetInfo(
-        "test/small-v0", spec, ((-2.0,), (2.0,)), "Pendulum-v1", Reference(-1200.0, -150.0, "a test")
+        "test/small-v0",
+        spec,
+        ((-2.0,), (2.0,)),
+        "Pendulum-v1",
+        Reference(-1200.0, -150.0, "a test"),
     )
     minari_io.write(from_episodes(made, info))
     return np.mean([episode.reward.sum() for episode in made])

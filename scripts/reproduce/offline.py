@@ -1,0 +1,65 @@
+"""Memory where velocities are hidden: S5 and memoryless agents on the same dataset, four seeds.
+
+    python scripts/reproduce/offline.py [--plan] [--only NAME] [--shard I/N] [--minutes M]
+
+The dataset is the locally made pendulum/mixed, its angular velocity hidden in data and environment
+alike. "offline" is IQL on the dataset alone; "hybrid" is SAC with half of every batch from the
+dataset and half from its own steps. Beside them the same learners that see everything. Trains what
+is missing, then tabulates into `results/offline/`; see runs.py beside this file. On 2 CPU cores the
+whole takes about an hour.
+"""
+
+from dataclasses import replace
+
+from runs import reproduce
+
+from rlssm import (
+    EnvConfig,
+    ExperienceConfig,
+    IQLConfig,
+    MLPConfig,
+    RunConfig,
+    S5Config,
+    SACConfig,
+    TorsoConfig,
+)
+
+SEEDS = 4
+GPU_MINUTES = 1.5
+DATASET, VELOCITY = "pendulum/mixed", 2
+SMALL = MLPConfig((64, 64), "relu")
+EXPERIENCE = ExperienceConfig(batch=256, capacity=20_000)
+WINDOWS = replace(EXPERIENCE, length=20, burn_in=4)
+MEMORY = S5Config(layers=1, state_size=32)
+TORSO = TorsoConfig(width=64, hidden=())
+
+IQL = IQLConfig(actor=SMALL, critic=SMALL, experience=EXPERIENCE, actor_decay_steps=None)
+SAC = SACConfig(
+    actor=SMALL, critic=SMALL, experience=EXPERIENCE, learning_rate=1e-3,
+    critic_learning_rate=1e-3, temperature_learning_rate=1e-3,
+)  # fmt: skip
+LEARNERS = {"offline": (IQL, 20_000), "hybrid": (SAC, 10_000)}
+
+
+def configs() -> dict[str, RunConfig]:
+    """Return the configuration of every run by its name."""
+    table = {}
+    for mode, (learner, steps) in LEARNERS.items():
+        remembering = replace(learner, core=MEMORY, torso=TORSO, experience=WINDOWS)
+        for name, agent, hide in (
+            ("position-s5", remembering, (VELOCITY,)),
+            ("position-none", learner, (VELOCITY,)),
+            ("full-none", learner, ()),
+        ):
+            table[f"{mode}-{name}"] = RunConfig(
+                env=EnvConfig("dataset", hide=hide),
+                agent=agent,
+                dataset=DATASET,
+                steps=steps,
+                seeds=SEEDS,
+            )
+    return table
+
+
+if __name__ == "__main__":
+    reproduce("offline", __doc__ or "", configs(), GPU_MINUTES)

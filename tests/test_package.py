@@ -114,7 +114,7 @@ def normal(name: str) -> str:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["train.py", "--help"], 0, "usage: rlssm train ALGO --env ID"),
+        (["train.py", "--help"], 0, "usage: rlssm train ALGO [--env ID]"),
         (["train.py", "ppo", "--help"], 0, "usage: rlssm train ppo"),
         (["evaluate.py", "--help"], 0, "usage: rlssm evaluate"),
         (["evaluate.py", "nowhere"], 2, "rlssm: nowhere is not a run directory"),

@@ -21,7 +21,7 @@ memory, and windows warm the memory up for `burn_in` steps. Measured scores: doc
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -38,6 +38,7 @@ from rlssm.nn.cores import CoreConfig, NoneConfig
 from rlssm.nn.heads import TanhGaussianHead
 from rlssm.nn.mlp import MLPConfig, Precision
 from rlssm.nn.optimizers import make_optimizer
+from rlssm.nn.s5 import S5Config
 from rlssm.nn.torso import TorsoConfig
 from rlssm.types import (
     Box,
@@ -306,5 +307,24 @@ def batch_spec(config: SACConfig) -> Windows:
     return wish(config.experience, memory=has_memory(config.core))
 
 
-# The defaults are those of the CORL and SB3 implementations.
-PRESETS: dict[str, SACConfig] = {"default": SACConfig()}
+_SMALL = SACConfig(
+    actor=MLPConfig((64, 64), "relu"),
+    critic=MLPConfig((64, 64), "relu"),
+    experience=ExperienceConfig(capacity=100_000),
+    learning_rate=1e-3,
+    critic_learning_rate=1e-3,
+    temperature_learning_rate=1e-3,
+)
+
+# The defaults are those of the CORL and SB3 implementations; "small" and "small-s5" are ours, for
+# tasks the size of Pendulum.
+PRESETS: dict[str, SACConfig] = {
+    "default": SACConfig(),
+    "small": _SMALL,
+    "small-s5": replace(
+        _SMALL,
+        core=S5Config(layers=1, state_size=32),
+        torso=TorsoConfig(width=64, hidden=()),
+        experience=replace(_SMALL.experience, length=20, burn_in=4),
+    ),
+}

@@ -182,17 +182,21 @@ def _sentence(errors: list[ErrorDetails], data: Any) -> str:
     """Return the first error in words.
 
     In a union of dataclasses pydantic reports the errors of every member; those of members whose
-    `name` is not the one found are left out.
+    `name` is not the one found are left out, from the outermost union to the innermost.
     """
     misnamed = [e for e in errors if e["type"] == "literal_error" and e["loc"][-1:] == ("name",)]
-    members = {e["loc"][:-1] for e in misnamed}
-    others = [e for e in errors if all(e["loc"][: len(m)] != m for m in members)]
-    field, found = _locate(data, (others or errors)[0]["loc"])
+    for union in sorted({e["loc"][:-2] for e in misnamed}, key=len):
+        here = [e for e in misnamed if e["loc"][:-2] == union and e in errors]
+        members = {e["loc"][:-1] for e in here}
+        others = [e for e in errors if all(e["loc"][: len(m)] != m for m in members)]
+        if here and not others:
+            field, found = _locate(data, here[0]["loc"])
+            known = " or ".join(e["ctx"]["expected"] for e in here)
+            return f"{field}: must be {known}, found {json.dumps(found)[:80]}"
+        errors = others
+    error = errors[0]
+    field, found = _locate(data, error["loc"])
     shown = json.dumps(found)[:80]
-    if not others:
-        known = " or ".join(e["ctx"]["expected"] for e in misnamed)
-        return f"{field}: must be {known}, found {shown}"
-    error = others[0]
     if error["type"] == "value_error":
         return f"{field}: {error['ctx']['error']}" if field else str(error["ctx"]["error"])
     if error["type"] == "missing":

@@ -17,12 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import d3rlpy  # ty: ignore[unresolved-import]
+import d3rlpy  # ty: ignore[import-not-found]
 import numpy as np
-import torch  # ty: ignore[unresolved-import]
-from torch import nn  # ty: ignore[unresolved-import]
+import torch  # ty: ignore[import-not-found]
+from torch import nn  # ty: ignore[import-not-found]
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]  # NumPy's
 DEVICE = "cpu:0"
 
 
@@ -110,11 +110,11 @@ def _members(prefix: str, modules: Any) -> dict[str, nn.Parameter]:
 def _sb3(settings: dict[str, Any], given: Arrays) -> tuple[dict, dict, Any]:
     """Return Stable-Baselines3's SAC: parameters, optimisers, and a function that updates."""
     import gymnasium
-    from stable_baselines3 import SAC  # ty: ignore[unresolved-import]
-    from stable_baselines3.common.buffers import (  # ty: ignore[unresolved-import]
+    from stable_baselines3 import SAC  # ty: ignore[import-not-found]
+    from stable_baselines3.common.buffers import (  # ty: ignore[import-not-found]
         ReplayBufferSamples,
     )
-    from stable_baselines3.common.logger import Logger  # ty: ignore[unresolved-import]
+    from stable_baselines3.common.logger import Logger  # ty: ignore[import-not-found]
 
     def space(size: int, bound: float) -> Any:
         return gymnasium.spaces.Box(-bound, bound, (size,))
@@ -193,7 +193,7 @@ def _d3rlpy(settings: dict[str, Any], given: Arrays) -> tuple[dict, dict, Any]:
 
 def _awac_as_published(modules: dict[str, Any]) -> None:
     """Undo d3rlpy's own choices in AWAC: see its case in oracles.py."""
-    from d3rlpy.algos.qlearning.torch import sac_impl  # ty: ignore[unresolved-import]
+    from d3rlpy.algos.qlearning.torch import sac_impl  # ty: ignore[import-not-found]
 
     class Unsquashed(type(modules["policy"])):
         def forward(self, *inputs: Any) -> Any:

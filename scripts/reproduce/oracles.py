@@ -2,40 +2,62 @@
 
     python -m venv ~/oracle && ~/oracle/bin/pip install d3rlpy==2.8.1 stable-baselines3==2.9.2
     python scripts/reproduce/oracles.py --oracle-python ~/oracle/bin/python
-    python scripts/reproduce/oracles.py --oracle-python ~/oracle/bin/python
-        --learn iql td3bc --dataset halfcheetah/medium hopper/medium-replay
+    python scripts/reproduce/oracles.py --oracle-python ~/oracle/bin/python --learn iql td3bc
+        --dataset halfcheetah/medium hopper/medium-replay
 
-They need an environment of their own: d3rlpy pins a gymnasium that ours does not run with. The two
-halves, this file and oracle_torch.py, talk through .npz files.
+They need a Python of their own: d3rlpy pins a gymnasium that ours does not run with. The two
+halves, this file and oracle_torch.py, talk through .npz files. A torch without CUDA is enough.
 
-The first form (2 CPU minutes) copies random weights into both sides, hands both the same batch and
-the same random numbers in float64, lets each make one update, and compares losses, the gradients
-that the optimisers were handed, and where their first step and the targets' went. A difference is
-the largest |ours - theirs| of an array over the largest |theirs|, and the worst of a network's
-arrays counts. `CASES` says where the two differ by design and what makes them comparable.
+The first command (two CPU minutes) copies random weights into both sides, hands both the same batch
+and the same random numbers in float64, lets each make one update, and compares losses, the
+gradients that the optimisers were handed, and where the first step went. A difference is the
+largest |ours - theirs| of an array over its largest |theirs|; the worst of a network's arrays
+counts. `CASES` says where the two differ by design, and what makes them comparable.
 
-The second form trains seeds of both on the same transitions, `--updates` each, and plays every
-policy in Gymnasium with the same NumPy code. What is done is kept below `--runs`: run again, it
-goes on. `--only rlssm` or `--only d3rlpy` does one side's training, on a machine of its own if
-need be, and leaves the table to a later call.
+The second trains seeds of both on the same transitions, `--updates` each, and plays every policy in
+Gymnasium with the same NumPy code. Every policy is kept below `--runs`: run again, it goes on.
+`--only rlssm` and `--only d3rlpy` train one side, on a machine of its own if need be, and leave the
+table to a later call. d3rlpy makes about 100 updates a second on a CPU core: `--workers` of its
+seeds train at a time.
 """
 
+import argparse
+import json
 import math
-from collections.abc import Callable
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rlssm.algorithms import ALGORITHMS
 from rlssm.algorithms.awac import AWACConfig
 from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.cql import CQLConfig
 from rlssm.algorithms.iql import MAX_WEIGHT, IQLConfig
 from rlssm.algorithms.sac import SACConfig
 from rlssm.algorithms.td3bc import TD3BCConfig
+from rlssm.data.dataset import DatasetInfo, OfflineDataset, transitions
+from rlssm.data.scores import normalise, references
+from rlssm.envs.registry import make
+from rlssm.evaluation.statistics import bootstrap_interval, mean
+from rlssm.io.config import environment
+from rlssm.nn import normalizers
 from rlssm.nn.mlp import MLPConfig
+from rlssm.train import datasets
+from rlssm.train.program import make_program
+from rlssm.types import Box, Discrete, Previous, Spec, Trajectory, Transition, zeros
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, Any]  # NumPy's
 
 # --- One update: the cases --------------------------------------------------------------------
 
@@ -96,7 +118,7 @@ SAC = SACConfig(actor=NETWORK, critic=NETWORK, init_temperature=TEMPERATURE)
 CQL = CQLConfig(
     actor=NETWORK, critic=NETWORK, init_temperature=TEMPERATURE, normalize_obs=False, cql_actions=4
 )
-IQL = IQLConfig(actor=NETWORK, critic=NETWORK)
+IQL = IQLConfig(actor=NETWORK, critic=NETWORK, beta=10.0)  # two weights at their limit
 TD3BC = TD3BCConfig(actor=NETWORK, critic=NETWORK, normalize_obs=False)
 # No weight of the batch may reach AWAC's limit, which d3rlpy does not have.
 AWAC = AWACConfig(actor=NETWORK, critic=NETWORK, temperature=2.0)
@@ -147,14 +169,14 @@ CASES = {
             "critic": ("critic/loss", "train/critic_loss"),
             "actor": ("actor/loss", "train/actor_loss"),
         },
-        "theirs has ½ before the critics' loss; 1e-6 inside log(1 - a²), set to 0; a lower limit "
-        "of -20 on the log standard deviation, ours -5, which no weight here reaches",
+        "theirs has ½ before the critics' loss: a factor; 1e-6 inside log(1 - a²), set to 0; "
+        "-20 as the lower limit of the log standard deviation, ours -5: out of reach here",
         draws=lambda ours: ([_one(ours[1]), _one(ours[0])], []),
         factor=lambda metrics: {"critic": 2.0},
     ),
     "CQL": _cql(
         CQL,
-        "theirs takes the target at the mode of the policy, ours at a sample: its noise is 0 here",
+        "theirs has the target at the mode of the policy, ours at a sample: its noise is 0 here",
         None,
     ),
     "CQL, soft target and multiplier": _cql(
@@ -172,9 +194,10 @@ CASES = {
         IQL,
         theirs_of(IQL),
         {"value": ("value/loss", "v_loss"), "critic": ("critic/loss", "q_loss")} | ACTOR,
-        "theirs sums the critics' loss over critics, ours is their mean; theirs weighs the actor "
-        "with V after its step: step sizes 0; their log standard deviation is a sigmoid between "
-        "-5 and 2, to whose argument the gradient is mapped",
+        "theirs sums the critics' loss over critics, ours is their mean: a factor; theirs weighs "
+        "the actor with V after its step, ours before: step sizes 0; their log standard deviation "
+        "is -5 + 7 sigmoid(parameter), ours the parameter: gradients are mapped through that; they "
+        "have no deterministic policy",
         factor=lambda metrics: {"critic": 0.5},
         hold=True,
         log_std_range=(-5.0, 2.0),
@@ -193,20 +216,21 @@ CASES = {
         AWAC,
         theirs_of(AWAC),
         CRITIC | ACTOR,
-        "theirs squashes the mean and draws the target's action from another distribution, with "
-        "entropy: both undone; theirs normalises the weights over the batch and sums, ours clips "
-        "them (none here) and averages: a factor, mean weight / batch",
+        "theirs has tanh of the mean, ours (as CORL) the mean itself; theirs draws the target's "
+        "action from a squashed Gaussian and counts its entropy, ours from the policy: both undone "
+        "in theirs; theirs normalises the weights over the batch and sums, ours clips them (none "
+        "here) and averages: a factor, mean weight / batch; the log standard deviation as in IQL",
         draws=lambda ours: ([_one(ours[0]), _several(ours[1])], []),
         factor=lambda metrics: {"actor": metrics["actor/weight_mean"] / BATCH},
         log_std_range=(-6.0, 0.0),
     ),
-    "BC": Case("BC", BC, theirs_of(BC), {"actor": ("actor/loss", "loss")}, "none"),
+    "BC": Case("BC", BC, theirs_of(BC), {"actor": ("actor/loss", "loss")}, "no difference"),
     "BC, gaussian": Case(
         "IQL",
         replace(BC, policy="gaussian"),
         {"weight_temp": 0.0, "actor_learning_rate": BC.learning_rate},
         ACTOR,
-        "their BC of a Gaussian squares samples; their IQL with weight exp(0 A) is the likelihood",
+        "their BC of a Gaussian squares samples; the likelihood is that of their IQL with β = 0",
         log_std_range=(-5.0, 2.0),
     ),
     "BC, discrete": Case(
@@ -235,9 +259,10 @@ def compare_updates(oracle_python: str) -> dict[str, Any]:
             agrees = difference <= TOLERANCE
             row = {"algorithm": title, "theirs": case.theirs, "quantity": quantity}
             rows.append(row | {"difference": difference, "agrees": agrees})
+    made_with = {"ours": environment(), "theirs": versions}
     jax.config.update("jax_enable_x64", False)
     notes = {title: case.note for title, case in CASES.items()}
-    return {"tolerance": TOLERANCE, "rows": rows, "notes": notes, "oracle": versions}
+    return {"tolerance": TOLERANCE, "made_with": made_with, "rows": rows, "notes": notes}
 
 
 class Ours(NamedTuple):
@@ -278,14 +303,14 @@ def one_update(case: Case) -> tuple[Ours, Arrays]:
         "hold": case.hold,
         "eps": {name: EPS / value for name, value in factor.items()},
     }
-    step = batch.step
+    step = jax.tree.map(lambda x: np.asarray(x)[0], batch.step)
     given = {
         "settings": np.array(json.dumps(settings)),
-        "batch/obs": step.obs[0],
-        "batch/next_obs": step.next_obs[0],
-        "batch/action": step.action[0],
-        "batch/reward": step.reward[0],
-        "batch/terminated": step.terminated[0].astype(float),
+        "batch/obs": step.obs,
+        "batch/next_obs": step.next_obs,
+        "batch/action": step.action,
+        "batch/reward": step.reward,
+        "batch/terminated": step.terminated.astype(float),
     }
     given |= {f"weight/{k}": np.asarray(v) for k, v in to_theirs(case, before).items()}
     given |= {f"normal/{i}": x for i, x in enumerate(normals)}
@@ -296,20 +321,24 @@ def one_update(case: Case) -> tuple[Ours, Arrays]:
 def random_batch(spec: Spec, rng: np.random.Generator) -> Trajectory:
     """Return a batch of single steps, in float64."""
     shape = (1, BATCH)
+
+    def normal(*inner: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=(*shape, *inner)))
+
     if isinstance(spec.action, Discrete):
-        action = rng.integers(spec.action.n, size=shape)
+        action = jnp.asarray(rng.integers(spec.action.n, size=shape))
     else:
-        action = rng.uniform(-1, 1, (*shape, *spec.action.shape))
+        action = jnp.asarray(rng.uniform(-1, 1, (*shape, *spec.action.shape)))
     step = Transition(
-        obs=rng.normal(size=(*shape, OBSERVATIONS)),
+        obs=normal(OBSERVATIONS),
         action=action,
-        reward=rng.normal(size=shape),
-        next_obs=rng.normal(size=(*shape, OBSERVATIONS)),
-        terminated=rng.random(shape) < 0.25,
-        truncated=np.zeros(shape, bool),
-        extras={"source": np.zeros(shape, np.int8)},
+        reward=normal(),
+        next_obs=normal(OBSERVATIONS),
+        terminated=jnp.asarray(rng.random(shape) < 0.25),
+        truncated=jnp.zeros(shape, bool),
+        extras={"source": jnp.zeros(shape, jnp.int8)},
     )
-    yes = np.ones(shape, bool)
+    yes = jnp.ones(shape, bool)
     before = Previous(zeros(spec.action, (BATCH,)), jnp.zeros(BATCH))
     return Trajectory(step, ~yes, yes, yes, None, before)
 
@@ -359,7 +388,7 @@ def first_moment(opt_state: Any) -> Any:
 
 
 @contextmanager
-def recorded_draws(silent: bool) -> Iterator[Draws]:
+def recorded_draws(silent: bool) -> Generator[Draws]:
     """Collect every random number that is drawn; with `silent` the first draw is 0."""
     draws: Draws = []
     drawn = {name: getattr(jax.random, name) for name in ("normal", "uniform")}
@@ -445,9 +474,8 @@ def differences(case: Case, ours: Ours, theirs: Arrays) -> dict[str, float]:
         return found
     end = to_theirs(case, ours.after)
     for network in ours.after:
-        if network == "actor" and case.log_std_range is not None:
-            continue  # Adam's step of the raw parameter is another
         names = [name for name in start if name.split(".")[0] == network]
+        names = [name for name in names if not name.endswith("log_std")]  # steps where it is mapped
         our_step = [end[name] - start[name] for name in names]
         their_step = [theirs[f"weight/{name}"] - start[name] for name in names]
         found[f"{network} step"] = relative(our_step, their_step)
@@ -472,8 +500,12 @@ def call(oracle_python: str, command: str, given: Arrays, *options: str) -> Arra
         before, after = Path(folder) / "given.npz", Path(folder) / "result.npz"
         np.savez(before, **given)
         run_other_half(oracle_python, command, before, after, *options)
-        with np.load(after, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return read(after)
+
+
+def read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
 
 
 def run_other_half(oracle_python: str, *arguments: Any) -> None:
@@ -506,12 +538,234 @@ def updates_table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+# --- Learning ---------------------------------------------------------------------------------
+
+WITHIN = 10.0  # points of normalised score
+EPISODES = 10
+
+LEARNERS: dict[str, tuple[str, Callable[[int], Any]]] = {
+    "iql": ("IQL", lambda updates: IQLConfig(normalize_obs=True, actor_decay_steps=updates)),
+    "td3bc": ("TD3PlusBC", lambda updates: TD3BCConfig()),
+}
+"""Their name of each algorithm, and ours: the same sizes and hyper-parameters on both sides. IQL's
+policy is Gaussian on every dataset, since d3rlpy has no other."""
+
+
+def compare_learning(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train and play what is missing, and return what is known of every pair."""
+    records = []
+    for dataset_id in args.dataset:
+        data = datasets.load(dataset_id)
+        for algorithm in args.learn:
+            folder = args.runs / dataset_id / f"{algorithm}-{args.updates}"
+            folder.mkdir(parents=True, exist_ok=True)
+            if args.only != "d3rlpy":
+                train_ours(algorithm, data, folder, args.seeds, args.updates)
+            if args.only != "rlssm":
+                train_theirs(algorithm, data, folder, args)
+            if args.only is None:
+                records.append(record(algorithm, data, folder, args))
+    return records
+
+
+def statistics_of(data: OfflineDataset) -> normalizers.RunningStats:
+    """Return mean and variance of a dataset's observations, as a run of ours takes them."""
+    return normalizers.update(normalizers.init(zeros(data.info.spec.obs)), jnp.asarray(data.obs))
+
+
+def policy_path(folder: Path, side: str, seed: int) -> Path:
+    return folder / f"{side}-{seed}.npz"
+
+
+def missing(folder: Path, side: str, seeds: int) -> list[int]:
+    return [seed for seed in range(seeds) if not policy_path(folder, side, seed).exists()]
+
+
+def train_ours(
+    algorithm: str, data: OfflineDataset, folder: Path, seeds: int, updates: int
+) -> None:
+    """Train the seeds that are missing, all in one compiled program, and keep their policies."""
+    todo = missing(folder, "rlssm", seeds)
+    if not todo:
+        return
+    config = LEARNERS[algorithm][1](updates)
+    env = datasets.environment(data.info)
+    assert env is not None, f"dataset {data.info.id} does not say what environment it is from"
+    program = make_program(config, make(env), online=False)
+    state = jax.jit(jax.vmap(program.init))(jax.vmap(jax.random.key)(jnp.array(todo)), {})
+    seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(todo), 0), statistics_of(data))
+    agent = state.agent.replace(params=state.agent.params | {"statistics": seen})
+    state = state.replace(agent=agent)
+    chunk = jax.jit(jax.vmap(program.chunks["offline"], (0, None, None)))
+    on_device = jax.device_put(data)
+    jax.block_until_ready(chunk(state, on_device, jnp.int32(1)))  # compiles
+    began = time.perf_counter()
+    state, _ = jax.block_until_ready(chunk(state, on_device, jnp.int32(updates)))
+    seconds = time.perf_counter() - began
+    head = jax.device_get(state.agent.params["actor"])["params"]["head"]
+    network = next(x for x in head.values() if isinstance(x, dict))
+    for member, seed in enumerate(todo):
+        layers = layers_of(jax.tree.map(lambda x, member=member: x[member], network))
+        arrays: Arrays = {f"kernel_{i}": kernel for i, (kernel, _) in enumerate(layers)}
+        arrays |= {f"bias_{i}": bias for i, (_, bias) in enumerate(layers)}
+        arrays |= {"seconds": np.array(seconds), "versions": np.array(json.dumps(environment()))}
+        unfinished = folder / f"rlssm-{seed}.partial.npz"
+        np.savez(unfinished, **arrays)
+        unfinished.replace(policy_path(folder, "rlssm", seed))
+    rate = updates / seconds
+    print(f"{folder}: ours, {len(todo)} seeds together, {rate:.0f} updates/s of each", flush=True)
+
+
+def train_theirs(
+    algorithm: str, data: OfflineDataset, folder: Path, args: argparse.Namespace
+) -> None:
+    """Train the seeds that are missing, `args.workers` of them at a time, a process each."""
+    todo = missing(folder, "d3rlpy", args.seeds)
+    if not todo:
+        return
+    theirs, config_of = LEARNERS[algorithm]
+    config = config_of(args.updates)
+    stats = statistics_of(data)
+    rows = jax.tree.map(np.asarray, transitions(data, np.arange(data.num_steps)))
+    settings = {
+        "learner": theirs,
+        "hidden": config.actor.hidden,
+        "options": theirs_of(config),
+        "batch": config.experience.batch,
+        "decay": getattr(config, "actor_decay_steps", None),
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        given = Path(temporary) / "given.npz"
+        np.savez(
+            given,
+            settings=np.array(json.dumps(settings)),
+            obs=np.asarray(normalizers.standardize(stats, rows.obs)),
+            next_obs=np.asarray(normalizers.standardize(stats, rows.next_obs)),
+            action=rows.action,
+            reward=rows.reward,
+            terminated=rows.terminated,
+        )
+
+        def train(seed: int) -> None:
+            path = policy_path(folder, "d3rlpy", seed)
+            options = ("--seed", seed, "--updates", args.updates)
+            run_other_half(args.oracle_python, "learn", given, path, *options)
+            print(f"{folder}: theirs, seed {seed}", flush=True)
+
+        with ThreadPoolExecutor(args.workers) as pool:
+            list(pool.map(train, todo))
+
+
+def record(
+    algorithm: str, data: OfflineDataset, folder: Path, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the scores of both sides, their difference and its interval."""
+    stats = statistics_of(data)
+    reference = references(data.info.id, data.info.env, data.info.reference)[0]
+    found: dict[str, Any] = {
+        "algorithm": algorithm,
+        "dataset": data.info.id,
+        "updates": args.updates,
+        "episodes": EPISODES,
+        "reference": reference._asdict(),
+    }
+    scores = {}
+    for side in ("rlssm", "d3rlpy"):
+        policies = [read(policy_path(folder, side, seed)) for seed in range(args.seeds)]
+        returns = [mean_return(policy, stats, data.info) for policy in policies]
+        scores[side] = [float(normalise(value, reference)) for value in returns]
+        found[side] = {
+            "returns": returns,
+            "scores": scores[side],
+            "seconds": [float(policy["seconds"]) for policy in policies],
+            "versions": json.loads(str(policies[0]["versions"])),
+        }
+    pair = scores["rlssm"], scores["d3rlpy"]
+    found["difference"] = difference_of_means(*pair)
+    found["interval"] = bootstrap_interval(difference_of_means, *pair)
+    found["within"] = abs(found["difference"]) <= WITHIN
+    return found
+
+
+def difference_of_means(ours: Any, theirs: Any) -> float:
+    return mean(ours) - mean(theirs)
+
+
+def mean_return(policy: Arrays, stats: normalizers.RunningStats, info: DatasetInfo) -> float:
+    """Return the mean return of the policy tanh(f(obs)) over whole episodes, in Gymnasium."""
+    import gymnasium
+
+    count = sum(name.startswith("kernel_") for name in policy)
+    layers = [(policy[f"kernel_{i}"], policy[f"bias_{i}"]) for i in range(count)]
+    center, spread = np.asarray(stats.mean), np.sqrt(normalizers.variance(stats)) + 1e-3
+    low, high = info.bounds
+    assert info.env is not None
+    envs = [gymnasium.make(info.env) for _ in range(EPISODES)]
+    obs = np.stack([env.reset(seed=1_000 + i)[0] for i, env in enumerate(envs)])
+    total, going = np.zeros(EPISODES), np.ones(EPISODES, bool)
+    while going.any():
+        rows = np.flatnonzero(going)
+        x = (obs[rows] - center) / spread
+        for kernel, bias in layers[:-1]:
+            x = np.maximum(x @ kernel + bias, 0)
+        action = np.tanh(x @ layers[-1][0] + layers[-1][1])
+        action = (low + (action + 1) / 2 * (high - low)).astype(np.float32)
+        for row, one in zip(rows, action, strict=True):
+            obs[row], reward, terminated, truncated, _ = envs[row].step(one)
+            total[row] += float(reward)
+            going[row] = not (terminated or truncated)
+    for env in envs:
+        env.close()
+    return float(total.mean())
+
+
+def learning_table(records: list[dict[str, Any]]) -> str:
+    """Return the scores as Markdown."""
+    lines = [
+        "| dataset | algorithm | updates | ours: mean (seeds) | d3rlpy: mean (seeds) "
+        f"| difference [95 %] | within {WITHIN:g} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in records:
+        sides = []
+        for side in ("rlssm", "d3rlpy"):
+            scores = row[side]["scores"]
+            sides.append(f"{mean(scores):.1f} ({', '.join(f'{x:.1f}' for x in scores)})")
+        low, high = row["interval"]
+        lines.append(
+            f"| {row['dataset']} | {row['algorithm']} | {row['updates']:,} | {sides[0]} "
+            f"| {sides[1]} | {row['difference']:.1f} [{low:.1f}, {high:.1f}] "
+            f"| {'yes' if row['within'] else '**no**'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--oracle-python", required=True)
+    parser.add_argument("--oracle-python", default="", help="Python that has the other packages")
+    parser.add_argument("--out", type=Path, default=Path("results/oracles"))
+    parser.add_argument("--learn", nargs="+", choices=LEARNERS, default=[])
+    parser.add_argument("--dataset", nargs="+", default=["halfcheetah/medium"])
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--updates", type=int, default=100_000)
+    parser.add_argument("--workers", type=int, default=1, help="of their seeds at a time")
+    parser.add_argument("--only", choices=("rlssm", "d3rlpy"), help="train one side, no table")
+    parser.add_argument("--runs", type=Path, default=Path("runs/oracles"))
     args = parser.parse_args()
-    result = compare_updates(args.oracle_python)
-    print(updates_table(result))
+    if not args.oracle_python and args.only != "rlssm":
+        parser.error("--oracle-python is needed")
+    if args.learn:
+        name, result = "learning", compare_learning(args)
+        table = learning_table(result)
+    else:
+        name, result = "updates", compare_updates(args.oracle_python)
+        table = updates_table(result)
+    if args.learn and args.only:
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / f"{name}.md").write_text(table)
+    print(table)
 
 
 if __name__ == "__main__":

@@ -23,10 +23,21 @@ WORDS = [
     ),
     (
         ["train"],
-        f"usage: rlssm train ALGO --env ID [options], ALGO one of: {', '.join(ALGORITHMS)}",
+        "usage: rlssm train ALGO [--env ID] [--dataset ID] [options], ALGO one of: "
+        + ", ".join(ALGORITHMS),
     ),
     (["train", "pp"], "unknown algorithm 'pp', perhaps 'ppo' was meant; known: ..."),
-    (["train", "ppo"], "--env is missing; rlssm list envs shows the environments"),
+    (
+        ["train", "ppo"],
+        "--env is missing (rlssm list envs shows the environments), or --dataset (rlssm list "
+        "datasets), which names its own",
+    ),
+    (["train", "bc", "--env", "Pendulum-v1"], "bc learns from a dataset; name one with dataset"),
+    (
+        ["train", "ppo", "--dataset", "pendulum/medium"],
+        "dataset must be left out: ppo takes none, got 'pendulum/medium'",
+    ),
+    (["train", "iql", "--dataset", "pendulum/medum"], "unknown dataset 'pendulum/medum', ..."),
     (["train", "ppo", "--env"], "--env needs a value"),
     (["train", "ppo", "--env", "--seed", "1"], "--env needs a value"),
     (

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
-from rlssm.nn.mlp import Precision
+from rlssm.nn.mlp import Precision, orthogonal
 from rlssm.types import Box, DictSpace, Discrete, Space
 
 ACTION_MASK = "action_mask"
@@ -53,7 +53,7 @@ class ImageEncoder(nn.Module):
                 channels,
                 kernel_size=(3, 3),
                 strides=2,
-                kernel_init=nn.initializers.orthogonal(2**0.5),
+                kernel_init=orthogonal(2**0.5),
                 precision=self.precision,
                 name=f"conv_{i}",
             )

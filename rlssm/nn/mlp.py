@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rlssm.errors import require, unknown_name
@@ -52,9 +54,24 @@ def require_choices(config: Any, prefix: str = "") -> None:
             raise unknown_name(prefix + field, str(value), map(str, get_args(annotation)))
 
 
+def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
+    """Return the initialiser of orthogonal matrices of this gain.
+
+    Members and seeds are drawn one after the other: jaxlib's batched QR spreads a batch over the
+    threads that wait for it, and several in one program can wait for each other for ever on a CPU.
+    """
+    draw = nn.initializers.orthogonal(scale)
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        one = jax.custom_batching.sequential_vmap(lambda key: draw(key, shape, dtype))
+        return one(key)
+
+    return init
+
+
 def dense(features: int, scale: float, precision: Precision, name: str) -> nn.Dense:
     """Return a dense layer with an orthogonal kernel of gain `scale` and a zero bias."""
-    kernel_init = nn.initializers.orthogonal(scale)
+    kernel_init = orthogonal(scale)
     return nn.Dense(features, kernel_init=kernel_init, precision=precision, name=name)
 
 

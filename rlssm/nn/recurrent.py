@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from rlssm.errors import require
 from rlssm.kernels.linear_scan import linear_scan
-from rlssm.nn.mlp import Precision, require_choices
+from rlssm.nn.mlp import Precision, orthogonal, require_choices
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _walk(
 def _orthogonal_gates(key: Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> Array:
     """Draw an orthogonal `[H, H]` matrix per gate and join them to `[H, gates * H]`."""
     size, joined = shape
-    draw = nn.initializers.orthogonal()
+    draw = orthogonal()
     keys = jax.random.split(key, joined // size)
     matrices = jax.vmap(lambda key: draw(key, (size, size), dtype))(keys)
     return jnp.moveaxis(matrices, 0, 1).reshape(shape)

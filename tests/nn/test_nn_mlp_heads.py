@@ -6,7 +6,7 @@ import pytest
 from rlssm.errors import UserError
 from rlssm.nn.distributions import Categorical, Gaussian, TanhGaussian
 from rlssm.nn.heads import LOG_STD_RANGE, POLICY_SCALE, ValueHead, policy_head
-from rlssm.nn.mlp import MLP, Ensemble, MLPConfig
+from rlssm.nn.mlp import MLP, Ensemble, MLPConfig, orthogonal
 from rlssm.types import Box, Discrete
 
 X = jax.random.normal(jax.random.key(0), (4, 3, 5))
@@ -116,3 +116,16 @@ def test_matrix_actions_are_refused():
     assert str(error.value) == (
         "a continuous action must be a vector, got shape (2, 3); flatten it in the adapter"
     )
+
+
+def test_no_batch_of_matrices_is_orthogonalised_at_once():
+    """A batched QR on a CPU can deadlock: seeds and members are drawn one after the other."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(6)).reshape(3, 2)
+    draw = jax.vmap(jax.vmap(lambda key: orthogonal(2.0)(key, (5, 4))))
+    program = jax.jit(draw).lower(keys).as_text()
+    calls = [line for line in program.splitlines() if "geqrf" in line and "custom_call" in line]
+    assert calls and not any("x5x4xf32" in line for line in calls)
+    drawn = np.asarray(draw(keys))
+    gram = np.einsum("smki,smkj->smij", drawn, drawn)
+    np.testing.assert_allclose(gram, np.broadcast_to(4 * np.eye(4), gram.shape), atol=1e-5)
+    assert len(np.unique(drawn[..., 0, 0])) == 6

@@ -107,8 +107,15 @@ class Run:
         """The dataset as the learner sees it, on the device."""
         if self.config.dataset is None:
             return None
-        dataset = _as_seen(self.config, datasets.load(self.config.dataset))
-        dataset = jax.device_put(dataset)
+        loaded = datasets.load(self.config.dataset)
+        found = json.loads(json.dumps(datasets.summary(loaded)))
+        for name, before in (self.dataset or {}).items():
+            if found[name] != before:
+                raise UserError(
+                    f"dataset {loaded.info.id} is not the one that {self.path} learns from: its "
+                    f"{name} was {before}, now {found[name]}"
+                )
+        dataset = jax.device_put(_as_seen(self.config, loaded))
         wish = wish_of(self.config.agent)
         if not isinstance(wish, Windows) or wish.returns is None:
             return dataset

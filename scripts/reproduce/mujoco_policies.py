@@ -7,8 +7,8 @@
 itself after `--seconds`; run again, it goes on where it stopped. It keeps the actor's weights every
 25,600 steps, rounded to float16. `select` (on a CPU, minutes) plays those weights greedily and
 writes the package's policy file: `expert` is the seed and the step with the highest return,
-`medium` that seed's step nearest the normalised score that D4RL's medium data have, and `ckpt_00`,
-... are up to ten evenly spread over what every seed had been by then.
+`medium` the one nearest the normalised score that D4RL's medium data have, and `ckpt_00`, ... are
+up to ten weaker ones, evenly spread over what every seed had been by then.
 """
 
 import argparse
@@ -130,9 +130,7 @@ def select(env_id: str, folder: Path, out: Path, episodes: int, workers: int) ->
     best = np.argsort(returns)[::-1][:4]  # measured again: the best of many is partly lucky
     again = [mean_return(env_id, policies[i], 50, 50_000) for i in best]
     expert = int(best[int(np.argmax(again))])
-    own = np.flatnonzero(seeds == seeds[expert])  # in order of steps
-    before = own[own <= expert]
-    medium = int(before[np.argmin(np.abs(scores[before] - ENVS[env_id]))])
+    medium = int(np.argmin(np.abs(scores - ENVS[env_id])))
     steps = np.array([policy.step for policy in policies])
     earlier = np.flatnonzero(steps <= steps[medium])  # of every seed
     earlier = earlier[(earlier != medium) & (scores[earlier] <= scores[medium])]
@@ -153,7 +151,7 @@ def select(env_id: str, folder: Path, out: Path, episodes: int, workers: int) ->
     metadata = {
         "algorithm": "rlssm SAC, 16 environments, one update a step, batch 256, 256-256",
         "environment": f"{env_id}-v5",
-        "seed": str(seeds[expert]),
+        "seeds": {"expert": str(seeds[expert]), "medium": str(seeds[medium])},
         "returns": "greedy, 50 episodes, float16 weights",
         "command": f"python scripts/reproduce/mujoco_policies.py train --env {env_id}",
         "made_with": {k: made[k] for k in ("python", "packages", "device_kind", "git_revision")},

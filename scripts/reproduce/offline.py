@@ -28,25 +28,39 @@ SEEDS = 4
 GPU_MINUTES = 1.5  # an estimate: not run on a GPU yet
 DATASET, VELOCITY = "pendulum/mixed", 2
 SMALL = MLPConfig((64, 64), "relu")
-EXPERIENCE = ExperienceConfig(batch=256, capacity=20_000, reward_scale=0.1)
-WINDOWS = replace(EXPERIENCE, length=20, burn_in=4)
+EXPERIENCE = ExperienceConfig(batch=256, capacity=20_000)
+SCALED = replace(EXPERIENCE, reward_scale=0.1)  # IQL weighs actions by exp(β A)
 MEMORY = S5Config(layers=1, state_size=32)
-# Shown its last action, a cloned policy copies it: the data's controllers act smoothly.
-TORSO = TorsoConfig(width=64, hidden=(), observe_action=False, observe_reward=False)
+SEEING = TorsoConfig(width=64, hidden=())
+# Shown its last action, a policy cloned from smooth controllers copies it.
+BLIND = replace(SEEING, observe_action=False, observe_reward=False)
 
-RATES = {"learning_rate": 1e-3, "critic_learning_rate": 1e-3}
-IQL = IQLConfig(actor=SMALL, critic=SMALL, experience=EXPERIENCE, actor_decay_steps=None, **RATES)
-SAC = SACConfig(
-    actor=SMALL, critic=SMALL, experience=EXPERIENCE, temperature_learning_rate=1e-3, **RATES
+RATE = 1e-3
+IQL = IQLConfig(
+    actor=SMALL,
+    critic=SMALL,
+    experience=SCALED,
+    learning_rate=RATE,
+    actor_decay_steps=None,
+    critic_learning_rate=RATE,
 )
-LEARNERS = {"offline": (IQL, 20_000), "hybrid": (SAC, 10_000)}
+SAC = SACConfig(
+    actor=SMALL,
+    critic=SMALL,
+    experience=EXPERIENCE,
+    learning_rate=RATE,
+    critic_learning_rate=RATE,
+    temperature_learning_rate=RATE,
+)
+LEARNERS = {"offline": (IQL, BLIND, 20_000), "hybrid": (SAC, SEEING, 10_000)}
 
 
 def configs() -> dict[str, RunConfig]:
     """Return the configuration of every run by its name."""
     table = {}
-    for mode, (learner, steps) in LEARNERS.items():
-        remembering = replace(learner, core=MEMORY, torso=TORSO, experience=WINDOWS)
+    for mode, (learner, torso, steps) in LEARNERS.items():
+        windows = replace(learner.experience, length=20, burn_in=4)
+        remembering = replace(learner, core=MEMORY, torso=torso, experience=windows)
         for name, agent, hide in (
             ("position-s5", remembering, (VELOCITY,)),
             ("position-none", learner, (VELOCITY,)),

@@ -129,6 +129,14 @@ def test_a_dataset_run_says_what_it_learnt_from(tmp_path, dataset):
     assert again.result == run.result
 
 
+def test_another_dataset_of_the_same_name_is_noticed(tmp_path):
+    run = Run.create(tmp_path / "run", config())
+    file = tmp_path / "run" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"steps": 119}))
+    with pytest.raises(UserError, match="is not the one .*: its steps was 119, now 120"):
+        fit(run.config, tmp_path / "run", progress=False)
+
+
 def test_hidden_entries_are_hidden_in_both(tmp_path):
     hidden = config(env=EnvConfig("dataset", time_limit=15, hide=(2,)), offline_steps=20)
     run = Run.create(tmp_path / "run", hidden)

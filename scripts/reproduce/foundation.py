@@ -2,7 +2,7 @@
 
     python scripts/reproduce/foundation.py [--plan] [--only NAME] [--shard I/N] [--minutes M]
 
-Trains what is missing, then tabulates into `results/foundation/`; see runs.py beside this file.
+Trains what is missing, then tabulates into `results/foundation/`; see shared.py beside this file.
 
 The memoryless agent sees neither its last action nor its last reward here: an agent that does can
 write a cue down in its own actions, which solves RepeatFirst and MemoryChain without memory.
@@ -11,7 +11,7 @@ write a cue down in its own actions, which solves RepeatFirst and MemoryChain wi
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from runs import reproduce
+from shared import reproduce
 
 from rlssm import EnvConfig, GRUConfig, NoneConfig, PPOConfig, RunConfig, S5Config, TorsoConfig
 

@@ -130,7 +130,10 @@ def select(env_id: str, folder: Path, out: Path, episodes: int, workers: int) ->
     best = np.argsort(returns)[::-1][:4]  # measured again: the best of many is partly lucky
     again = [mean_return(env_id, policies[i], 50, 50_000) for i in best]
     expert = int(best[int(np.argmax(again))])
-    medium = int(np.argmin(np.abs(scores - ENVS[env_id])))
+    near = np.argsort(np.abs(scores - ENVS[env_id]))[:8]
+    measured = [mean_return(env_id, policies[i], 50, 50_000) for i in near]
+    off = np.abs(normalise(np.array(measured), reference) - ENVS[env_id])
+    medium = int(near[int(np.argmin(off))])
     steps = np.array([policy.step for policy in policies])
     earlier = np.flatnonzero(steps <= steps[medium])  # of every seed
     earlier = earlier[(earlier != medium) & (scores[earlier] <= scores[medium])]

@@ -104,7 +104,7 @@ def wish(
             f"burn_in {burn_in} is learnt from, got {config.batch}"
         )
     updates = config.update_ratio * config.steps / (stack or 1)
-    if updates != int(updates):
+    if round(updates) < 1 or not math.isclose(updates, round(updates)):
         raise UserError(
             f"update_ratio * num_envs * rollout_length must be a multiple of {stack or 1}, got "
             f"{config.update_ratio:g} * {config.num_envs} * {config.rollout_length}"
@@ -114,6 +114,11 @@ def wish(
             f"warmup must be at least length * num_envs = {length * config.num_envs}, to have a "
             f"window to draw, got {config.warmup}"
         )
+    if config.rollout_length > config.capacity // config.num_envs:
+        raise UserError(
+            "rollout_length must be at most capacity / num_envs = "
+            f"{config.capacity // config.num_envs}, got {config.rollout_length}"
+        )
     if config.capacity < 2 * length * config.num_envs:
         raise UserError(
             "capacity must be at least 2 * length * num_envs = "
@@ -121,7 +126,7 @@ def wish(
         )
     return Windows(
         collect=Rollout(config.rollout_length, config.num_envs),
-        updates=int(updates),
+        updates=round(updates),
         batch=config.batch // learnt,
         length=length,
         burn_in=burn_in,

@@ -110,10 +110,10 @@ class Run:
         loaded = datasets.load(self.config.dataset)
         found = json.loads(json.dumps(datasets.summary(loaded)))
         for name, before in (self.dataset or {}).items():
-            if found[name] != before:
+            if found.get(name) != before:
                 raise UserError(
                     f"dataset {loaded.info.id} is not the one that {self.path} learns from: its "
-                    f"{name} was {before}, now {found[name]}"
+                    f"{name} was {before}, now {found.get(name)}"
                 )
         dataset = jax.device_put(_as_seen(self.config, loaded))
         wish = wish_of(self.config.agent)
@@ -205,9 +205,16 @@ class Run:
         require(
             steps >= self.config.steps, "steps", steps, f"at least {self.config.steps}, as before"
         )
+        longer = replace(self.config, steps=steps)
+        if longer.online != self.config.online:
+            raise UserError(
+                f"{self.path} learnt from its dataset alone and kept no place for steps of the "
+                "environment; start a new run with --init-from, or with --steps and "
+                "--offline-steps as they are to be"
+            )
         if steps > self.config.steps:
             (self.path / RESULT).unlink(missing_ok=True)
-            config_io.save(self.path / "config.json", replace(self.config, steps=steps))
+            config_io.save(self.path / "config.json", longer)
         return Run(self.path)
 
     def finish(self) -> None:

@@ -129,6 +129,14 @@ def test_a_dataset_run_says_what_it_learnt_from(tmp_path, dataset):
     assert again.result == run.result
 
 
+def test_an_offline_run_cannot_go_on_in_the_environment(tmp_path):
+    run = Run.create(tmp_path / "run", config(offline_steps=100))
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(UserError, match="learnt from its dataset alone"):
+        run.extend(200)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
 def test_another_dataset_of_the_same_name_is_noticed(tmp_path):
     run = Run.create(tmp_path / "run", config())
     file = tmp_path / "run" / "dataset.json"

@@ -43,7 +43,7 @@ import optax
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float
 
-from rlssm.algorithms.sac import Networks, masked_mean
+from rlssm.algorithms.sac import Networks, masked_mean, normalized
 from rlssm.data.mixing import ExperienceConfig, wish
 from rlssm.errors import UserError, require
 from rlssm.nn import normalizers
@@ -234,13 +234,6 @@ def init(config: CQLConfig, spec: Spec, key: Key) -> CQLState:
 
 
 # --- Acting -----------------------------------------------------------------------------------
-
-
-def normalized(config: CQLConfig, params: Params, seen: Inputs) -> Inputs:
-    """Return inputs with their observations standardised, where that is asked for."""
-    if not config.normalize_obs:
-        return seen
-    return seen._replace(obs=normalizers.standardize(params["statistics"], seen.obs))
 
 
 def act(

@@ -19,7 +19,7 @@ from rlssm.data.scores import references
 from rlssm.envs import registry
 from rlssm.errors import UserError, unknown_name
 from rlssm.train import recipes
-from rlssm.types import Box, Spec
+from rlssm.types import Spec
 
 PATIENCE = 4.0  # seconds for a server to answer; its client would try for up to a minute and a half
 
@@ -196,15 +196,6 @@ def check_fits(info: DatasetInfo, spec: Spec) -> None:
                 f"dataset {info.id} does not fit the environment: its {name} are "
                 f"{in_words(ours)}, the environment's are {in_words(theirs)}"
             )
-
-
-def require_continuous(info: DatasetInfo, algorithm: str) -> None:
-    """Raise a `UserError` if a dataset's actions are discrete and the algorithm's are not."""
-    if not isinstance(info.spec.action, Box):
-        raise UserError(
-            f"{algorithm} needs continuous actions, those of dataset {info.id} are "
-            f"{in_words(info.spec.action)}"
-        )
 
 
 def summary(dataset: OfflineDataset) -> dict[str, Any]:

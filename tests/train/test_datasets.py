@@ -280,15 +280,6 @@ def test_what_fits_and_what_does_not():
         )
 
 
-def test_discrete_actions_are_refused_for_continuous_algorithms():
-    datasets.require_continuous(make_info(), "iql")
-    with pytest.raises(UserError) as caught:
-        datasets.require_continuous(make_info(action=Discrete(3)), "iql")
-    assert str(caught.value) == (
-        "iql needs continuous actions, those of dataset aa/b-v0 are one of 3"
-    )
-
-
 def test_summary_is_json_and_names_its_reference():
     found = datasets.summary(make_dataset())
     assert json.loads(json.dumps(found)) == found == {

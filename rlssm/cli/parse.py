@@ -77,7 +77,9 @@ def parse(
         UserError: on an unknown option (with the nearest), or a value that does not fit.
         SystemExit: 0 after printing the help.
     """
-    _check_options(words, options(kind if default is None else default))
+    known = options(kind if default is None else default)
+    _check_options(words, list(known))
+    words = _with_true(words, known)
     read: Callable[[], T] = partial(  # ty: ignore[invalid-assignment]: None is no default
         tyro.cli,
         kind,
@@ -98,21 +100,21 @@ def parse(
         raise UserError(f"{_sentence(complaint.getvalue())}; see {command} --help") from None
 
 
-def options(config: Any, prefix: str = "") -> list[str]:
-    """Return the names of the options that set a configuration (or a flat dataclass type)."""
+def options(config: Any, prefix: str = "") -> dict[str, bool]:
+    """Return the options that set a configuration (or a flat dataclass type): name, is a switch."""
     kind = config if isinstance(config, type) else type(config)
     hints = typing.get_type_hints(kind, include_extras=True)
-    names = []
+    names: dict[str, bool] = {}
     for field in dataclasses.fields(config):
         if tyro.conf.Positional in _metadata(hints[field.name]):
             continue
         value = None if config is kind else getattr(config, field.name)
         name = f"{prefix}{field.name}".replace("_", "-")
         if not dataclasses.is_dataclass(value):
-            names.append(f"--{name}")
+            names[f"--{name}"] = hints[field.name] is bool
         else:
             flat = any(getattr(m, "name", None) == "" for m in _metadata(hints[field.name]))
-            names += options(value, prefix if flat else f"{name}.")
+            names |= options(value, prefix if flat else f"{name}.")
     return names
 
 
@@ -126,6 +128,16 @@ def _check_options(words: Sequence[str], known: Sequence[str]) -> None:
         name = word.partition("=")[0].replace("_", "-")
         if name.startswith("--") and name not in (*known, "--help"):
             raise unknown_name("option", name, known)
+
+
+def _with_true(words: Sequence[str], known: dict[str, bool]) -> list[str]:
+    """Return the words with True after every switch that has no value behind it."""
+    spelt = []
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue="--"):
+        spelt.append(word)
+        if known.get(word.replace("_", "-")) and following.startswith("--"):
+            spelt.append("True")
+    return spelt
 
 
 def _sentence(complaint: str) -> str:

@@ -47,6 +47,8 @@ class DatasetInfo:
     """Who made the data and how, as (field, text) in sorted order."""
     transforms: tuple[str, ...] = ()
     """What was done to the values since they were recorded, first to last."""
+    env_arguments: str = "{}"
+    """Keyword arguments that the environment was made with, as a JSON object."""
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:

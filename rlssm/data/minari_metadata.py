@@ -51,12 +51,13 @@ def parse_layout(dataset_id: str, metadata: dict[str, Any]) -> Layout:
     own = metadata.get(OWN, {})
     if not isinstance(own, dict):
         raise UserError(f"{OWN} in metadata.json is damaged")
-    env, max_episode_steps = _environment(metadata, own)
+    env, max_episode_steps, env_arguments = _environment(metadata, own)
     info = DatasetInfo(
         id=dataset_id,
         spec=Spec(to_space(obs), action.space, max_episode_steps),
         action_bounds=_bounds(action),
         env=env,
+        env_arguments=env_arguments,
         reference=_reference(dataset_id, metadata, own),
         provenance=_provenance(metadata, own),
         transforms=(*_texts(own, "transforms"), *(f"{path} left out" for path in left_out)),
@@ -128,16 +129,20 @@ def _bounds(action: Leaf) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     return low, high
 
 
-def _environment(metadata: dict[str, Any], own: dict[str, Any]) -> tuple[str | None, int | None]:
-    """Return the environment's id and its step limit; the rest of its description is not used."""
+def _environment(
+    metadata: dict[str, Any], own: dict[str, Any]
+) -> tuple[str | None, int | None, str]:
+    """Return the environment's id, step limit and keyword arguments; the rest is not used."""
     try:
         spec = own if own else json.loads(metadata.get("env_spec") or "{}")
         env, limit = spec.get("env" if own else "id"), spec.get("max_episode_steps")
+        arguments = {} if own else spec.get("kwargs") or {}
     except (TypeError, ValueError, AttributeError, RecursionError):
         raise UserError("env_spec in metadata.json is damaged") from None
-    if not isinstance(env, str | None) or type(limit) not in (int, type(None)):
+    kinds = (env, str | None), (arguments, dict), (limit, int | None)
+    if type(limit) is bool or not all(isinstance(value, kind) for value, kind in kinds):
         raise UserError("env_spec in metadata.json is damaged")
-    return env, limit
+    return env, limit, json.dumps(arguments, sort_keys=True)
 
 
 def _reference(dataset_id: str, metadata: dict[str, Any], own: dict[str, Any]) -> Reference | None:

@@ -42,8 +42,8 @@ def check_finite(step: int, metrics: Values) -> None:
             member = int(np.argmax(bad))
             raise NonFinite(
                 f"{name} became {values[member]} at step {step} in member {member}; the last "
-                "checkpoint is from before: resume from it with a lower learning rate, or with "
-                "JAX_DEBUG_NANS=1 to find the operation"
+                "checkpoint is from before: start a run from it with --init-from and a lower "
+                "learning rate, or resume it with JAX_DEBUG_NANS=1 to find the operation"
             )
 
 

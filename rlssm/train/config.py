@@ -45,7 +45,8 @@ class RunConfig:
     """Scalar hyper-parameters to sweep, name to values: every combination is trained with every
     seed, all at once, by vmap."""
     init_from: str | None = None
-    """Run directory whose last weights to start from; optimiser and counters start afresh."""
+    """Run directory whose last weights to start from: of the same algorithm every network, of
+    another one those that act. Optimiser and counters start afresh."""
     log_every: int | None = None
     """Steps between log points; default a hundredth of `steps`."""
     eval_every: int | None = None
@@ -93,6 +94,12 @@ class RunConfig:
                 self.dataset is not None or offline == 0, "offline_steps", offline,
                 "left out where there is no dataset",
             )  # fmt: skip
+        last = self.schedule[-1][0]
+        if isinstance(wish, Windows) and last in ("random", "fill"):
+            raise UserError(
+                f"steps must be above {(offline or 0) + wish.warmup}, those before the first "
+                f"update in the environment (offline_steps + warmup), got {self.steps}"
+            )
         if getattr(self.agent, "normalize_obs", False) and isinstance(wish, Windows):
             require(self.dataset is not None, "normalize_obs", True, "False without a dataset")
 

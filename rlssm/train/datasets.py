@@ -5,6 +5,7 @@ An id is looked for among the local datasets, then among the recipes, then on Mi
 
 import difflib
 import importlib.util
+import json
 import os
 import sys
 import threading
@@ -16,7 +17,7 @@ from rlssm.data import minari_io, minari_store
 from rlssm.data.dataset import DatasetInfo, OfflineDataset
 from rlssm.data.describe import in_words, summarise
 from rlssm.data.scores import references
-from rlssm.envs import registry
+from rlssm.envs import gymnasium_make, registry
 from rlssm.errors import UserError, unknown_name
 from rlssm.train import recipes
 from rlssm.types import Spec
@@ -167,18 +168,35 @@ def environment(info: DatasetInfo) -> str | None:
     """Return the id of the environment to evaluate in, None if the dataset does not say.
 
     A Gymnasium id `X` is `gym/X`, but for those whose dynamics this library has on the device.
-    """
-    from gymnasium import registry as gymnasium_ids
 
+    Raises:
+        UserError: if it was made with other arguments than the id stands for.
+    """
     env = info.env
-    if env is None or env in SAME_IN_GYMNASIUM:
-        return env
-    if env not in gymnasium_ids:
-        try:
-            return registry.EnvConfig(env).id
-        except UserError:  # not one of this library's: perhaps of a package that Gymnasium loads
-            pass
-    return f"gym/{env}"
+    if env is None:
+        return None
+    if gymnasium_make.registered(env):
+        _require_plain(info, env)
+        return env if env in SAME_IN_GYMNASIUM else f"gym/{env}"
+    try:
+        return registry.EnvConfig(env).id
+    except UserError:  # not one of this library's: perhaps of a package that Gymnasium loads
+        return f"gym/{env}"
+
+
+def _require_plain(info: DatasetInfo, env: str) -> None:
+    """Raise unless a dataset's Gymnasium environment is what its id alone makes."""
+    import gymnasium
+
+    made = json.loads(info.env_arguments)
+    plain = json.loads(json.dumps(gymnasium.spec(env).kwargs))
+    for arguments in (made, plain):
+        arguments.pop("render_mode", None)
+    if made != plain:
+        raise UserError(
+            f"dataset {info.id} is from {env} made with {info.env_arguments}, its id alone "
+            f"makes it with {json.dumps(plain)}; name one like it with env, as module:factory"
+        )
 
 
 def check_fits(info: DatasetInfo, spec: Spec) -> None:

@@ -10,6 +10,7 @@ plots/             pictures
 result.json        scores of the last and the best weights; exists once the run is complete
 """
 
+import dataclasses
 import json
 from dataclasses import replace
 from functools import cached_property
@@ -43,7 +44,9 @@ from rlssm.types import Params, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
 RESULT = "result.json"
-PARAMS = "agent/params"  # where a checkpoint of the loop's state has them
+AGENT = "agent"  # where a checkpoint of the loop's state has it
+PARAMS = f"{AGENT}/params"
+STARTS_AFRESH = ("opt_state", "hyper", "updates", "online_updates", "key")  # with init_from
 FINAL = 0x66696E61  # folded into the evaluation key of the last step
 EVALUATION_STREAM = (
     0x6576616C  # folded into the seed's key, so that evaluation never touches training
@@ -74,6 +77,8 @@ class Run:
         """Make a run directory, or open the one that is there if it has the same configuration."""
         path = Path(path)
         dataset = None if config.dataset is None else datasets.load(config.dataset)
+        if dataset is not None:  # by its full id, so that a newer version is not taken later
+            config = replace(config, dataset=dataset.info.id)
         config = _with_env(config, dataset)
         if (path / "config.json").exists():
             run = cls(path)
@@ -132,8 +137,7 @@ class Run:
             state = state.replace(agent=state.agent.replace(params=params))
         if self.config.init_from is None:
             return state
-        weights = Run(self.config.init_from).params("last")
-        return _with_weights(state, weights, self.config.init_from)
+        return _with_learnt(state, self.config, Run(self.config.init_from))
 
     def _members(self) -> tuple[Array, dict[str, Array]]:
         members = self.config.members
@@ -166,6 +170,11 @@ class Run:
             return self.best().params
         template = jax.eval_shape(jax.vmap(self.program.init), *self._members())
         return self.checkpoints.restore(which, self.program.params(template), PARAMS)
+
+    def learnt(self) -> Any:
+        """Return the agent of the newest checkpoint, leaves `[S, ...]`."""
+        template = jax.eval_shape(jax.vmap(self.program.init), *self._members())
+        return self.checkpoints.restore("last", template.agent, AGENT)
 
     def member_params(self, which: Which, member: int) -> Params:
         """Return the weights of one member."""
@@ -333,7 +342,11 @@ def _with_env(config: RunConfig, dataset: OfflineDataset | None) -> RunConfig:
         raise UserError(
             f"dataset {dataset.info.id} does not say which environment it is from; name it with env"
         )
-    return replace(config, env=replace(config.env, id=env))
+    chosen = replace(config.env, id=env)
+    limit, own = dataset.info.spec.max_episode_steps, make(env).spec.max_episode_steps
+    if chosen.time_limit is None and limit is not None and (own is None or limit < own):
+        chosen = replace(chosen, time_limit=limit)  # as the data were recorded
+    return replace(config, env=chosen)
 
 
 def _as_seen(config: RunConfig, dataset: OfflineDataset) -> OfflineDataset:
@@ -364,19 +377,33 @@ def describe(config: RunConfig) -> str:
     return f"{where}: {config.agent.name}, {config.agent.core.name}"
 
 
-def _with_weights(state: LoopState, weights: Params, source: str) -> LoopState:
-    """Return `state` with the weights of another run, its members taken in turn."""
+def _with_learnt(state: LoopState, config: RunConfig, source: Run) -> LoopState:
+    """Return `state` with what another run has learnt, its members taken in turn.
+
+    From the same algorithm that is every network, targets and temperature included; from another
+    one the weights that act.
+    """
+    ours = state.agent
+    if source.config.agent.name == config.agent.name:
+        names = [f.name for f in dataclasses.fields(ours) if f.name not in STARTS_AFRESH]
+        learnt = source.learnt()
+        theirs = {name: getattr(learnt, name) for name in names}
+    else:
+        theirs = {"params": source.params("last")}
 
     def place(path: Any, ours: Array, theirs: Array) -> Array:
         if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:
             raise UserError(
-                f"init_from {source} does not fit: {jax.tree_util.keystr(path)} has shape "
+                f"init_from {source.path} does not fit: {jax.tree_util.keystr(path)} has shape "
                 f"{theirs.shape[1:]} there and {ours.shape[1:]} here"
             )
         return theirs[np.arange(ours.shape[0]) % theirs.shape[0]]
 
-    params = state.agent.params
-    if jax.tree.structure(params) != jax.tree.structure(weights):
-        raise UserError(f"init_from {source} does not fit: it was trained with another network")
-    params = jax.tree_util.tree_map_with_path(place, params, weights)
-    return state.replace(agent=state.agent.replace(params=params))
+    here = {name: getattr(ours, name) for name in theirs}
+    if jax.tree.structure(here) != jax.tree.structure(theirs):
+        raise UserError(
+            f"init_from {source.path} does not fit: it was trained with another network"
+        )
+    return state.replace(
+        agent=ours.replace(**jax.tree_util.tree_map_with_path(place, here, theirs))
+    )

@@ -12,7 +12,7 @@ TINY = [
     *("--core", "gru", "--torso.width", "8", "--torso.hidden", "--heads.hidden"),
     *("--num-envs", "4", "--rollout-length", "8", "--minibatches", "1", "--epochs", "1"),
     *("--steps", "256", "--log-every", "32", "--eval-every", "128", "--checkpoint-every", "64"),
-    *("--eval-episodes", "4", "--final-episodes", "4", "--quiet", "True"),
+    *("--eval-episodes", "4", "--final-episodes", "4", "--quiet"),
 ]
 
 

@@ -139,7 +139,7 @@ def test_damaged_checkpoint(run, damage):
 
 def test_resuming_from_the_older_checkpoint(run, trained):
     truncate(run / "checkpoints" / "256")
-    assert rlssm("resume", run, "--checkpoint", 192, "--quiet", "True").code == 0
+    assert rlssm("resume", run, "--checkpoint", 192, "--quiet").code == 0
     assert Run(run).result == Run(trained).result
 
 

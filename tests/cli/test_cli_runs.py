@@ -73,7 +73,7 @@ def test_the_same_command_finds_its_run_again(trained, tmp_path, monkeypatch):
 
 
 def test_resume_with_more_steps(run):
-    done = rlssm("resume", run, "--steps", 320, "--quiet", "True")
+    done = rlssm("resume", run, "--steps", 320, "--quiet")
     assert done.code == 0 and done.out.startswith(f"{run} is complete: ")
     assert Run(run).checkpoints.latest() == 320
     assert (

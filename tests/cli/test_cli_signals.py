@@ -45,7 +45,7 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     saved = stopped.checkpoints.latest()
     assert saved is not None and 320 <= saved < STEPS and not stopped.complete
     command = re.sub(r".*: rlssm ", "", out).split()
-    done = rlssm(*command, "--quiet", "True")
+    done = rlssm(*command, "--quiet")
     assert done.code == 0 and done.out.startswith(f"{run} is complete: ")
     assert stopped.checkpoints.latest() == STEPS
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import jax
@@ -258,6 +259,17 @@ def test_a_missing_client_is_named_without_asking(monkeypatch):
 )
 def test_environments_of_datasets(env, found):
     assert datasets.environment(make_info(env=env)) == found
+
+
+def test_an_environment_made_with_other_arguments_is_not_taken_for_the_plain_one():
+    plain = replace(make_info(env="Hopper-v5"), env_arguments='{"render_mode": "human"}')
+    assert datasets.environment(plain) == "gym/Hopper-v5"
+    with pytest.raises(UserError) as caught:
+        datasets.environment(replace(plain, env_arguments='{"ctrl_cost_weight": 0.5}'))
+    assert str(caught.value) == (
+        'dataset aa/b-v0 is from Hopper-v5 made with {"ctrl_cost_weight": 0.5}, its id alone makes '
+        "it with {}; name one like it with env, as module:factory"
+    )
 
 
 def test_what_fits_and_what_does_not():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_runs import rows
 
+from rlssm.algorithms.awac import AWACConfig
 from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.ppo import PPOConfig
@@ -125,6 +126,7 @@ def test_a_dataset_run_says_what_it_learnt_from(tmp_path, dataset):
     returns, scores = (run.result["last"][f"eval/{name}"] for name in ("return", "score"))
     assert scores == pytest.approx(100 * (np.array(returns) + 1200) / 1050, rel=1e-5)
     assert (tmp_path / "run" / "plots" / "return.png").is_file()
+    assert run.config.dataset == "test/small-v0"
     again = fit(config(BCConfig(experience=EXPERIENCE)), tmp_path / "run", progress=False)
     assert again.result == run.result
 
@@ -179,6 +181,11 @@ def test_observation_statistics_are_those_of_the_dataset(tmp_path):
             {"env": EnvConfig("CartPole-v1")},
             "dataset test/small-v0 does not fit the environment: its observations are .*",
         ),
+        (
+            {"steps": 30},
+            r"steps must be above 30, those before the first update in the environment "
+            r"\(offline_steps \+ warmup\), got 30",
+        ),
         ({"dataset": None}, "env is missing; name an environment, or a dataset that is from one"),
         (
             {"agent": replace(AGENT, experience=replace(EXPERIENCE, capacity=10**12))},
@@ -190,6 +197,52 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, changes, senten
     with pytest.raises(UserError, match=sentence):
         Run.create(tmp_path / "run", config(**changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"store_carry": True}, "store_carry must be False without a memory, got True"),
+        (
+            {"prior": 0.01},
+            "prior must be 0, 1 or leave each source at least one of the 16 windows of a batch, "
+            "got 0.01",
+        ),
+    ],
+)
+def test_what_would_be_ignored_is_refused(changes, sentence):
+    with pytest.raises(UserError) as caught:
+        replace(AGENT, experience=replace(EXPERIENCE, **changes))
+    assert str(caught.value) == sentence
+
+
+def test_init_from_takes_every_network_of_the_same_algorithm_and_the_policy_of_another(tmp_path):
+    agent = IQLConfig(**SMALL, experience=EXPERIENCE)
+    source = fit(config(agent), tmp_path / "iql", progress=False)
+    agent = replace(agent, learning_rate=1e-4)
+    start = Run.create(tmp_path / "a", config(agent, init_from=str(source.path))).initial_state()
+    learnt = source.state().agent
+    for name in ("params", "critic", "target", "value"):
+        here, there = getattr(start.agent, name), getattr(learnt, name)
+        jax.tree.map(np.testing.assert_array_equal, here, there)
+    assert start.agent.hyper["learning_rate"] == np.float32(1e-4)
+    other = AWACConfig(**SMALL, experience=EXPERIENCE)
+    start = Run.create(tmp_path / "b", config(other, init_from=str(source.path))).initial_state()
+    jax.tree.map(np.testing.assert_array_equal, start.agent.params, learnt.params)
+    assert np.any(jax.tree.leaves(start.agent.critic)[0] != jax.tree.leaves(learnt.critic)[0])
+
+
+def test_episodes_are_cut_where_those_of_the_dataset_were(tmp_path):
+    unlimited = EnvConfig("dataset")
+    plain = Run.create(tmp_path / "plain", config(env=unlimited))
+    assert plain.config.env == EnvConfig("Pendulum-v1")
+    dataset = minari_io.read("test/small-v0")
+    spec = replace(dataset.info.spec, max_episode_steps=50)
+    info = replace(dataset.info, id="test/short-v0", spec=spec)
+    minari_io.write(dataset.replace(info=info))
+    run = Run.create(tmp_path / "short", config(dataset="test/short", env=unlimited))
+    assert run.env.spec.max_episode_steps == run.config.env.time_limit == 50
+    assert run.config.dataset == "test/short-v0"
 
 
 def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path):
@@ -207,10 +260,10 @@ def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path):
 
 def test_actions_are_random_before_learning_starts(tmp_path):
     run = fit(
-        config(dataset=None, env=EnvConfig("Pendulum-v1"), steps=30, final_episodes=1),
+        config(dataset=None, env=EnvConfig("Pendulum-v1"), steps=40, final_episodes=1),
         tmp_path / "run", progress=False,
     )  # fmt: skip
-    stored = np.asarray(run.state().replay.storage.experience.action)[0, :, :15]
+    stored = np.asarray(run.state(20).replay.storage.experience.action)[0, :, :10]
     assert stored.std() == pytest.approx(3**-0.5, rel=0.35)
     start = run.initial_state().agent
-    jax.tree.map(np.testing.assert_array_equal, start.params, run.state().agent.params)
+    jax.tree.map(np.testing.assert_array_equal, start.params, run.state(20).agent.params)

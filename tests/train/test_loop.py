@@ -261,20 +261,33 @@ fit(small(1000, seeds=2), {out!r}, progress=False)
 
 @pytest.mark.slow
 def test_twenty_kills_leave_no_trace(tmp_path):
-    """SIGKILL at random moments of starting, compiling, training and saving."""
+    """SIGKILL at random moments of starting, compiling, training and saving.
+
+    Every second process lives until it has saved something and a random while longer, so that the
+    run gets on however slow the machine is.
+    """
     reference = fit(small(1000, seeds=2), tmp_path / "whole", progress=False)
     out = tmp_path / "killed"
     script = KILL_SCRIPT.format(here=str(Path(__file__).parent), out=str(out))
     cache = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     chance = random.Random(0)
     progress = []
-    for _ in range(20):
-        process = subprocess.Popen([sys.executable, "-c", script], env=cache)
-        time.sleep(chance.uniform(3, 12))
+
+    def saved():
+        return Run(out).checkpoints.latest() or 0 if (out / "config.json").exists() else 0
+
+    for kill in range(20):
+        process, before = subprocess.Popen([sys.executable, "-c", script], env=cache), saved()
+        if kill % 2:
+            while saved() == before and process.poll() is None:
+                time.sleep(0.05)
+            time.sleep(chance.uniform(0, 1))
+        else:
+            time.sleep(chance.uniform(1, 12))
         assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
         assert process.wait() == -signal.SIGKILL
-        progress.append((out / "config.json").exists() and Run(out).checkpoints.latest() or 0)
+        progress.append(saved())
     assert len(set(progress)) > 5 and not Run(out).complete
     done = subprocess.run([sys.executable, "-c", script], env=cache)
     assert done.returncode == 0

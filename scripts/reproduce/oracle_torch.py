@@ -1,19 +1,21 @@
 """The other half of oracles.py: learners of Stable-Baselines3 and d3rlpy, run in their own Python.
 
     python scripts/reproduce/oracle_torch.py update GIVEN.npz RESULT.npz
-    python scripts/reproduce/oracle_torch.py learn GIVEN.npz RESULT.npz --seed S --updates N
+    python scripts/reproduce/oracle_torch.py learn GIVEN.npz FOLDER --seeds S ... --updates N
 
-oracles.py writes GIVEN, runs this file and reads RESULT; nothing here knows of JAX. It needs torch,
-d3rlpy and stable-baselines3, and nothing of rlssm.
+oracles.py writes GIVEN, runs this file and reads RESULT or the policies FOLDER/d3rlpy-S.npz;
+nothing here knows of JAX. It needs torch and d3rlpy, an update of SAC stable-baselines3 too, and
+nothing of rlssm.
 """
 
 import argparse
 import inspect
 import json
+import math
 import platform
 import time
-from collections.abc import Iterator
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,6 @@ import torch  # ty: ignore[import-not-found]
 from torch import nn  # ty: ignore[import-not-found]
 
 Arrays = dict[str, Any]  # NumPy's
-DEVICE = "cpu:0"
 
 
 # --- One update -------------------------------------------------------------------------------
@@ -161,12 +162,31 @@ def _d3rlpy(settings: dict[str, Any], given: Arrays) -> tuple[dict, dict, Any]:
     discrete = settings["learner"].startswith("Discrete")
     actions = settings["actions"] if discrete else batch["action"].shape[-1]
     impl = _impl(settings, batch["obs"].shape[-1], actions)
-    modules = {name: getattr(impl.modules, name) for name in impl.modules.__dataclass_fields__}
+    modules = _modules(impl)
     for module in modules.values():
         if isinstance(module, nn.Module):
             module.double()
     if settings["learner"] == "AWAC":
         _awac_as_published(modules)
+    weights = _weights(modules)
+    wrappers = {
+        "actor": modules.get("actor_optim") or modules.get("optim"),
+        "critic": modules.get("critic_optim"),
+        "temperature": modules.get("temp_optim"),
+        "multiplier": modules.get("alpha_optim"),
+    }
+    optimizers = {name: wrapper.optim for name, wrapper in wrappers.items() if wrapper}
+    rows = _batch(batch["obs"], batch["action"], batch["reward"], batch["next_obs"],
+                  batch["terminated"])  # fmt: skip
+    return weights, optimizers, lambda: impl.update(rows, 0)
+
+
+def _modules(impl: Any) -> dict[str, Any]:
+    return {name: getattr(impl.modules, name) for name in impl.modules.__dataclass_fields__}
+
+
+def _weights(modules: dict[str, Any]) -> dict[str, nn.Parameter]:
+    """Return everything learnt, targets included, under the names of oracles.py."""
     weights: dict[str, nn.Parameter] = {}
     for ours, theirs in (
         ("actor", "policy"), ("actor", "imitator"), ("target_actor", "targ_policy"),
@@ -179,16 +199,7 @@ def _d3rlpy(settings: dict[str, Any], given: Arrays) -> tuple[dict, dict, Any]:
     for ours, theirs in (("temperature", "log_temp"), ("multiplier", "log_alpha")):
         if theirs in modules:
             weights[ours] = next(modules[theirs].parameters())
-    wrappers = {
-        "actor": modules.get("actor_optim") or modules.get("optim"),
-        "critic": modules.get("critic_optim"),
-        "temperature": modules.get("temp_optim"),
-        "multiplier": modules.get("alpha_optim"),
-    }
-    optimizers = {name: wrapper.optim for name, wrapper in wrappers.items() if wrapper}
-    rows = _batch(batch["obs"], batch["action"], batch["reward"], batch["next_obs"],
-                  batch["terminated"])  # fmt: skip
-    return weights, optimizers, lambda: impl.update(rows, 0)
+    return weights
 
 
 def _awac_as_published(modules: dict[str, Any]) -> None:
@@ -206,7 +217,7 @@ def _awac_as_published(modules: dict[str, Any]) -> None:
     sac_impl.build_squashed_gaussian_distribution = gaussian
 
 
-def _impl(settings: dict[str, Any], observations: int, actions: int) -> Any:
+def _impl(settings: dict[str, Any], observations: int, actions: int, device: str = "cpu:0") -> Any:
     """Return a learner by the name of its class in d3rlpy, built."""
     config = getattr(d3rlpy.algos, f"{settings['learner']}Config")
     encoder = d3rlpy.models.VectorEncoderFactory(hidden_units=list(settings["hidden"]))
@@ -216,7 +227,7 @@ def _impl(settings: dict[str, Any], observations: int, actions: int) -> Any:
         schedule = d3rlpy.optimizers.CosineAnnealingLRFactory(T_max=settings["decay"])
         adam = d3rlpy.optimizers.AdamFactory(lr_scheduler_factory=schedule)
         options["actor_optim_factory"] = adam
-    learner = config(**options, **settings["options"]).create(device=DEVICE)
+    learner = config(**options, **settings["options"]).create(device=device)
     learner.create_impl((observations,), actions)
     return learner.impl
 
@@ -233,39 +244,129 @@ def _batch(obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any) -
         returns_to_go=torch.zeros_like(reward),
         terminals=terminated,
         intervals=torch.ones_like(reward),
-        device=DEVICE,
+        device=str(obs.device),
     )
 
 
 # --- Learning ---------------------------------------------------------------------------------
 
+ROUND = 2  # updates of each learner in one CUDA graph: TD3+BC's actor moves in every second
 
-def learn(given: Arrays, seed: int, updates: int) -> Arrays:
-    """Return the policy that a learner of d3rlpy has after some updates, as layers, and its time.
 
-    GIVEN holds `settings` (JSON) and the transitions `obs`, `action`, `reward`, `next_obs`,
-    `terminated`, observations standardised. Batches are uniform over them, drawn here: d3rlpy's
-    own buffer builds them row by row in Python, and never draws the last step of an episode that
-    did not terminate.
+def learn(given: Arrays, seeds: Sequence[int], updates: int, device: str) -> dict[int, Arrays]:
+    """Return the policy that a learner of d3rlpy has after some updates, as layers, per seed.
+
+    GIVEN holds `settings` (JSON), the transitions `obs`, `action`, `reward`, `next_obs`,
+    `terminated`, observations standardised, and the weights to start from,
+    `weight/<seed>/<name>`. Batches are uniform over the transitions, drawn here: d3rlpy's own
+    buffer builds them row by row in Python, and never draws the last step of an episode that did
+    not terminate. `seconds` in the result is the time that all seeds took together.
     """
     settings = json.loads(str(given["settings"]))
-    torch.set_num_threads(1)
-    d3rlpy.seed(seed)
+    d3rlpy.seed(seeds[0])
     rows = [
-        torch.tensor(given[name], dtype=torch.float32)
+        torch.tensor(given[name], dtype=torch.float32, device=device)
         for name in ("obs", "action", "reward", "next_obs", "terminated")
     ]
-    impl = _impl(settings, rows[0].shape[-1], rows[1].shape[-1])
-    began = time.perf_counter()
-    for i in range(updates):
-        chosen = torch.randint(len(rows[0]), (settings["batch"],))
+    impls = [_starting(settings, _part(given, f"weight/{seed}"), rows, device) for seed in seeds]
+
+    def update(impl: Any, i: int) -> None:
+        chosen = torch.randint(len(rows[0]), (settings["batch"],), device=device)
         impl.update(_batch(*(x[chosen] for x in rows)), i)
+
+    began = time.perf_counter()
+    if device.startswith("cuda"):
+        with torch.cuda.device(device):
+            _update_on_gpu(impls, update, updates, settings["decay"])
+    else:
+        for i in range(updates):
+            for impl in impls:
+                update(impl, i)
     seconds = time.perf_counter() - began
-    result = {"seconds": np.array(seconds)}
-    for i, layer in enumerate(_dense(impl.policy)):
-        result[f"kernel_{i}"] = layer.weight.detach().numpy().T
-        result[f"bias_{i}"] = layer.bias.detach().numpy()
-    return result
+    results: dict[int, Arrays] = {}
+    for seed, impl in zip(seeds, impls, strict=True):
+        results[seed] = {"seconds": np.array(seconds)}
+        for i, layer in enumerate(_dense(impl.policy)):
+            results[seed][f"kernel_{i}"] = layer.weight.detach().cpu().numpy().T
+            results[seed][f"bias_{i}"] = layer.bias.detach().cpu().numpy()
+    return results
+
+
+def _starting(settings: dict[str, Any], start: Arrays, rows: list, device: str) -> Any:
+    """Return a learner with the given weights."""
+    impl = _impl(settings, rows[0].shape[-1], rows[1].shape[-1], device)
+    weights = _weights(_modules(impl))
+    assert weights.keys() == start.keys(), weights.keys() ^ start.keys()
+    for name, value in start.items():
+        assert weights[name].shape == value.shape, (name, weights[name].shape, value.shape)
+        weights[name].data.copy_(torch.tensor(value))
+    return impl
+
+
+def _update_on_gpu(
+    impls: list, update: Callable[[Any, int], None], updates: int, decay: int | None
+) -> None:
+    """Make updates of several learners, each a branch of one CUDA graph that is played again.
+
+    A learner's many small kernels leave a GPU idle nearly all the time when Python launches them
+    one by one. The mathematics is d3rlpy's; what would have made it wait for the host is undone.
+    """
+    assert updates % ROUND == 0, f"updates must be a multiple of {ROUND}"
+    _without_host(impls, decay)
+    streams = [torch.cuda.Stream() for _ in impls]
+
+    def one_round() -> None:
+        main = torch.cuda.current_stream()
+        for impl, stream in zip(impls, streams, strict=True):
+            stream.wait_stream(main)
+            with torch.cuda.stream(stream):
+                for i in range(ROUND):
+                    update(impl, i)
+        for stream in streams:
+            main.wait_stream(stream)
+
+    warmup = min(2, updates // ROUND)  # rounds as Python runs them, which allocate what stays
+    for _ in range(warmup):
+        one_round()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        one_round()
+    for _ in range(updates // ROUND - warmup):
+        graph.replay()
+    torch.cuda.synchronize()
+
+
+def _without_host(impls: list, decay: int | None) -> None:
+    """Keep d3rlpy from reading losses, writing constants and decaying step sizes on the host."""
+    from d3rlpy.algos.qlearning.torch import ddpg_impl  # ty: ignore[import-not-found]
+
+    ddpg_impl.asdict_as_float = lambda losses: {}
+    torch.distributions.Distribution.set_default_validate_args(False)
+    torch.tensor = lambda value, dtype=None, device=None: torch.full(
+        (), value, dtype=dtype, device=device
+    )
+    for impl in impls:
+        for wrapper in (impl.modules.actor_optim, impl.modules.critic_optim):
+            for group in wrapper.optim.param_groups:
+                group["capturable"] = True
+        if decay is not None:
+            impl.modules.actor_optim._lr_scheduler = Cosine(impl.modules.actor_optim.optim, decay)
+
+
+class Cosine:
+    """`CosineAnnealingLR` down to 0 in its closed form, with the step size on the device."""
+
+    def __init__(self, optimizer: Any, steps: int) -> None:
+        [self.group] = optimizer.param_groups
+        self.first, self.steps = self.group["initial_lr"], steps
+        device = self.group["params"][0].device
+        self.done = torch.zeros((), device=device)
+        self.group["lr"] = torch.full((), self.first, device=device)
+
+    def step(self) -> None:
+        self.done.add_(1)
+        self.group["lr"].copy_(self.first * (1 + torch.cos(self.done * (math.pi / self.steps))) / 2)
 
 
 def main() -> None:
@@ -273,18 +374,31 @@ def main() -> None:
     parser.add_argument("command", choices=("update", "learn"))
     parser.add_argument("given", type=Path)
     parser.add_argument("result", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=100_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu:0", help="cpu:0, cuda:0, cuda:1, ...")
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     with np.load(args.given, allow_pickle=False) as file:
         given = {name: file[name] for name in file.files}
-    result = update(given) if args.command == "update" else learn(given, args.seed, args.updates)
-    packages = ("torch", "d3rlpy", "stable-baselines3", "gymnasium", "numpy")
-    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
-    result["versions"] = np.array(json.dumps(versions))
-    partial = args.result.with_suffix(".partial.npz")
-    np.savez(partial, **result)
-    partial.replace(args.result)
+    if args.command == "update":
+        return save(args.result, update(given))
+    for seed, result in learn(given, args.seeds, args.updates, args.device).items():
+        save(args.result / f"d3rlpy-{seed}.npz", result)
+
+
+def save(path: Path, result: Arrays) -> None:
+    """Write arrays and the versions of what made them, the whole file or none."""
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "d3rlpy", "stable-baselines3", "gymnasium", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            assert name == "stable-baselines3", name
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **result, versions=np.array(json.dumps(versions)))
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ gradients that the optimisers were handed, and where the first step went. A diff
 largest |ours - theirs| of an array over its largest |theirs|; the worst of a network's arrays
 counts. `CASES` says where the two differ by design, and what makes them comparable.
 
-The second trains seeds of both on the same transitions, `--updates` each, and plays every policy in
-Gymnasium with the same NumPy code. Every policy is kept below `--runs`: run again, it goes on.
-`--only rlssm` and `--only d3rlpy` train one side, on a machine of its own if need be, and leave the
-table to a later call. d3rlpy makes about 100 updates a second on a CPU core: `--workers` of its
-seeds train at a time.
+The second trains seeds of both on the same transitions from the same first weights, `--updates`
+each, and plays every policy in Gymnasium with the same NumPy code. Every policy is kept below
+`--runs`: run again, it goes on. `--only rlssm` and `--only d3rlpy` train one side, on a machine of
+its own if need be, and leave the table to a later call. d3rlpy makes about 100 updates a second on
+a CPU core: `--workers` of its seeds train at a time, with `--threads` each. With `--device cuda:0
+cuda:1` a worker has all seeds of a dataset and algorithm, side by side in one CUDA graph.
 """
 
 import argparse
 import json
 import math
-import os
 import subprocess
 import tempfile
 import time
@@ -54,7 +54,7 @@ from rlssm.io.config import environment
 from rlssm.nn import normalizers
 from rlssm.nn.mlp import MLPConfig
 from rlssm.train import datasets
-from rlssm.train.program import make_program
+from rlssm.train.program import Program, make_program
 from rlssm.types import Box, Discrete, Previous, Spec, Trajectory, Transition, zeros
 
 Arrays = dict[str, Any]  # NumPy's
@@ -510,11 +510,9 @@ def read(path: Path) -> Arrays:
 
 def run_other_half(oracle_python: str, *arguments: Any) -> None:
     script = Path(__file__).with_name("oracle_torch.py")
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [oracle_python, str(script), *map(str, arguments)],
-        env=one_thread, capture_output=True, text=True,
-    )  # fmt: skip
+        [oracle_python, str(script), *map(str, arguments)], capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(f"the other half failed:\n{done.stderr[-4000:]}")
 
@@ -544,28 +542,48 @@ WITHIN = 10.0  # points of normalised score
 EPISODES = 10
 
 LEARNERS: dict[str, tuple[str, Callable[[int], Any]]] = {
-    "iql": ("IQL", lambda updates: IQLConfig(normalize_obs=True, actor_decay_steps=updates)),
-    "td3bc": ("TD3PlusBC", lambda updates: TD3BCConfig()),
+    "iql": (
+        "IQL",
+        lambda updates: IQLConfig(
+            normalize_obs=True, actor_decay_steps=updates, precision="highest"
+        ),
+    ),
+    "td3bc": ("TD3+BC", lambda updates: TD3BCConfig(precision="highest")),
 }
-"""Their name of each algorithm, and ours: the same sizes and hyper-parameters on both sides. IQL's
-policy is Gaussian on every dataset, since d3rlpy has no other."""
+"""The case of each algorithm, and our settings: the same sizes and hyper-parameters on both sides,
+and float32 on both, on a GPU too. IQL's policy is Gaussian on every dataset, since d3rlpy has no
+other."""
+
+
+class Pair(NamedTuple):
+    """One algorithm on one dataset, to be trained on both sides."""
+
+    algorithm: str
+    data: OfflineDataset
+    folder: Path  # of policies
+
+    def case(self, updates: int) -> Case:
+        """Return the case of one update with the settings of a whole run."""
+        title, config_of = LEARNERS[self.algorithm]
+        config = config_of(updates)
+        return CASES[title]._replace(config=config, options=theirs_of(config))
 
 
 def compare_learning(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Train and play what is missing, and return what is known of every pair."""
-    records = []
+    pairs = []
     for dataset_id in args.dataset:
         data = datasets.load(dataset_id)
         for algorithm in args.learn:
             folder = args.runs / dataset_id / f"{algorithm}-{args.updates}"
             folder.mkdir(parents=True, exist_ok=True)
-            if args.only != "d3rlpy":
-                train_ours(algorithm, data, folder, args.seeds, args.updates)
-            if args.only != "rlssm":
-                train_theirs(algorithm, data, folder, args)
-            if args.only is None:
-                records.append(record(algorithm, data, folder, args))
-    return records
+            pairs.append(Pair(algorithm, data, folder))
+    if args.only != "d3rlpy":
+        for pair in pairs:
+            train_ours(pair, args.seeds, args.updates)
+    if args.only != "rlssm":
+        train_theirs(pairs, args)
+    return [] if args.only else [record(pair, args) for pair in pairs]
 
 
 def statistics_of(data: OfflineDataset) -> normalizers.RunningStats:
@@ -581,23 +599,26 @@ def missing(folder: Path, side: str, seeds: int) -> list[int]:
     return [seed for seed in range(seeds) if not policy_path(folder, side, seed).exists()]
 
 
-def train_ours(
-    algorithm: str, data: OfflineDataset, folder: Path, seeds: int, updates: int
-) -> None:
+def started(pair: Pair, seeds: list[int], updates: int) -> tuple[Program, Any]:
+    """Return our program and its states before the first update, a leading axis of seeds."""
+    env = datasets.environment(pair.data.info)
+    assert env is not None, f"dataset {pair.data.info.id} does not say what environment it is from"
+    program = make_program(pair.case(updates).config, make(env), online=False)
+    state = jax.jit(jax.vmap(program.init))(jax.vmap(jax.random.key)(jnp.array(seeds)), {})
+    stats = statistics_of(pair.data)
+    seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(seeds), 0), stats)
+    agent = state.agent.replace(params=state.agent.params | {"statistics": seen})
+    return program, state.replace(agent=agent)
+
+
+def train_ours(pair: Pair, seeds: int, updates: int) -> None:
     """Train the seeds that are missing, all in one compiled program, and keep their policies."""
-    todo = missing(folder, "rlssm", seeds)
+    todo = missing(pair.folder, "rlssm", seeds)
     if not todo:
         return
-    config = LEARNERS[algorithm][1](updates)
-    env = datasets.environment(data.info)
-    assert env is not None, f"dataset {data.info.id} does not say what environment it is from"
-    program = make_program(config, make(env), online=False)
-    state = jax.jit(jax.vmap(program.init))(jax.vmap(jax.random.key)(jnp.array(todo)), {})
-    seen = jax.tree.map(lambda x: jnp.repeat(x[None], len(todo), 0), statistics_of(data))
-    agent = state.agent.replace(params=state.agent.params | {"statistics": seen})
-    state = state.replace(agent=agent)
+    program, state = started(pair, todo, updates)
     chunk = jax.jit(jax.vmap(program.chunks["offline"], (0, None, None)))
-    on_device = jax.device_put(data)
+    on_device = jax.device_put(pair.data)
     jax.block_until_ready(chunk(state, on_device, jnp.int32(1)))  # compiles
     began = time.perf_counter()
     state, _ = jax.block_until_ready(chunk(state, on_device, jnp.int32(updates)))
@@ -609,57 +630,78 @@ def train_ours(
         arrays: Arrays = {f"kernel_{i}": kernel for i, (kernel, _) in enumerate(layers)}
         arrays |= {f"bias_{i}": bias for i, (_, bias) in enumerate(layers)}
         arrays |= {"seconds": np.array(seconds), "versions": np.array(json.dumps(environment()))}
-        unfinished = folder / f"rlssm-{seed}.partial.npz"
+        unfinished = pair.folder / f"rlssm-{seed}.partial.npz"
         np.savez(unfinished, **arrays)
-        unfinished.replace(policy_path(folder, "rlssm", seed))
+        unfinished.replace(policy_path(pair.folder, "rlssm", seed))
     rate = updates / seconds
-    print(f"{folder}: ours, {len(todo)} seeds together, {rate:.0f} updates/s of each", flush=True)
+    print(
+        f"{pair.folder}: ours, {len(todo)} seeds together, {rate:.0f} updates/s of each",
+        flush=True,
+    )
 
 
-def train_theirs(
-    algorithm: str, data: OfflineDataset, folder: Path, args: argparse.Namespace
-) -> None:
-    """Train the seeds that are missing, `args.workers` of them at a time, a process each."""
-    todo = missing(folder, "d3rlpy", args.seeds)
-    if not todo:
-        return
-    theirs, config_of = LEARNERS[algorithm]
-    config = config_of(args.updates)
-    stats = statistics_of(data)
-    rows = jax.tree.map(np.asarray, transitions(data, np.arange(data.num_steps)))
+def train_theirs(pairs: list[Pair], args: argparse.Namespace) -> None:
+    """Train the seeds that are missing, `args.workers` processes at a time.
+
+    A process has one seed on a CPU; on a GPU all those of a pair, side by side.
+    """
+    jobs: list[tuple[Pair, list[int]]] = []
+    for pair in pairs:
+        todo = missing(pair.folder, "d3rlpy", args.seeds)
+        together = len(todo) if args.device[0].startswith("cuda") else 1
+        jobs += [(pair, todo[i : i + together]) for i in range(0, len(todo), together or 1)]
+    with tempfile.TemporaryDirectory() as temporary:
+        given = {
+            pair.folder: Path(temporary) / f"{number}.npz"
+            for number, pair in enumerate(pair for pair, _ in jobs)
+        }
+        for pair in {pair.folder: pair for pair, _ in jobs}.values():
+            np.savez(given[pair.folder], **given_to_learn(pair, args.seeds, args.updates))
+
+        def train(number: int) -> None:
+            pair, seeds = jobs[number]
+            run_other_half(
+                args.oracle_python, "learn", given[pair.folder], pair.folder,
+                "--seeds", *seeds, "--updates", args.updates,
+                "--threads", args.threads, "--device", args.device[number % len(args.device)],
+            )  # fmt: skip
+            print(f"{pair.folder}: theirs, seeds {seeds}", flush=True)
+
+        with ThreadPoolExecutor(args.workers) as pool:
+            list(pool.map(train, range(len(jobs))))
+
+
+def given_to_learn(pair: Pair, seeds: int, updates: int) -> Arrays:
+    """Return what the other half learns from: settings, transitions and our first weights."""
+    case, stats = pair.case(updates), statistics_of(pair.data)
+    config = case.config
+    rows = jax.tree.map(np.asarray, transitions(pair.data, np.arange(pair.data.num_steps)))
     settings = {
-        "learner": theirs,
+        "learner": case.theirs,
         "hidden": config.actor.hidden,
-        "options": theirs_of(config),
+        "options": case.options,
         "batch": config.experience.batch,
         "decay": getattr(config, "actor_decay_steps", None),
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        given = Path(temporary) / "given.npz"
-        np.savez(
-            given,
-            settings=np.array(json.dumps(settings)),
-            obs=np.asarray(normalizers.standardize(stats, rows.obs)),
-            next_obs=np.asarray(normalizers.standardize(stats, rows.next_obs)),
-            action=rows.action,
-            reward=rows.reward,
-            terminated=rows.terminated,
-        )
-
-        def train(seed: int) -> None:
-            path = policy_path(folder, "d3rlpy", seed)
-            options = ("--seed", seed, "--updates", args.updates)
-            run_other_half(args.oracle_python, "learn", given, path, *options)
-            print(f"{folder}: theirs, seed {seed}", flush=True)
-
-        with ThreadPoolExecutor(args.workers) as pool:
-            list(pool.map(train, todo))
+    _, state = started(pair, list(range(seeds)), updates)
+    given = {
+        "settings": np.array(json.dumps(settings)),
+        "obs": np.asarray(normalizers.standardize(stats, rows.obs)),
+        "next_obs": np.asarray(normalizers.standardize(stats, rows.next_obs)),
+        "action": rows.action,
+        "reward": rows.reward,
+        "terminated": rows.terminated,
+    }
+    for seed in range(seeds):
+        agent = jax.tree.map(lambda x, seed=seed: x[seed], state.agent)
+        named = to_theirs(case, networks_of(agent))
+        given |= {f"weight/{seed}/{name}": np.asarray(x) for name, x in named.items()}
+    return given
 
 
-def record(
-    algorithm: str, data: OfflineDataset, folder: Path, args: argparse.Namespace
-) -> dict[str, Any]:
+def record(pair: Pair, args: argparse.Namespace) -> dict[str, Any]:
     """Return the scores of both sides, their difference and its interval."""
+    algorithm, data, folder = pair
     stats = statistics_of(data)
     reference = references(data.info.id, data.info.env, data.info.reference)[0]
     found: dict[str, Any] = {
@@ -680,9 +722,9 @@ def record(
             "seconds": [float(policy["seconds"]) for policy in policies],
             "versions": json.loads(str(policies[0]["versions"])),
         }
-    pair = scores["rlssm"], scores["d3rlpy"]
-    found["difference"] = difference_of_means(*pair)
-    found["interval"] = bootstrap_interval(difference_of_means, *pair)
+    both = scores["rlssm"], scores["d3rlpy"]
+    found["difference"] = difference_of_means(*both)
+    found["interval"] = bootstrap_interval(difference_of_means, *both)
     found["within"] = abs(found["difference"]) <= WITHIN
     return found
 
@@ -748,7 +790,9 @@ def main() -> None:
     parser.add_argument("--dataset", nargs="+", default=["halfcheetah/medium"])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--updates", type=int, default=100_000)
-    parser.add_argument("--workers", type=int, default=1, help="of their seeds at a time")
+    parser.add_argument("--workers", type=int, default=1, help="processes of theirs at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each of their processes")
+    parser.add_argument("--device", nargs="+", default=["cpu:0"], help="theirs: cpu:0, cuda:0, ...")
     parser.add_argument("--only", choices=("rlssm", "d3rlpy"), help="train one side, no table")
     parser.add_argument("--runs", type=Path, default=Path("runs/oracles"))
     args = parser.parse_args()

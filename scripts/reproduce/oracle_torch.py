@@ -2,6 +2,7 @@
 
     python scripts/reproduce/oracle_torch.py update GIVEN.npz RESULT.npz
     python scripts/reproduce/oracle_torch.py learn GIVEN.npz FOLDER --seeds S ... --updates N
+    python scripts/reproduce/oracle_torch.py check --device cuda:0
 
 oracles.py writes GIVEN, runs this file and reads RESULT or the policies FOLDER/d3rlpy-S.npz;
 nothing here knows of JAX. It needs torch and d3rlpy, an update of SAC stable-baselines3 too, and
@@ -250,6 +251,7 @@ def _batch(obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any) -
 
 # --- Learning ---------------------------------------------------------------------------------
 
+TENSOR = torch.tensor
 ROUND = 2  # updates of each learner in one CUDA graph: TD3+BC's actor moves in every second
 
 
@@ -343,15 +345,20 @@ def _without_host(impls: list, decay: int | None) -> None:
 
     ddpg_impl.asdict_as_float = lambda losses: {}
     torch.distributions.Distribution.set_default_validate_args(False)
-    torch.tensor = lambda value, dtype=None, device=None: torch.full(
-        (), value, dtype=dtype, device=device
-    )
+    torch.tensor = _made_where_it_is_used
     for impl in impls:
         for wrapper in (impl.modules.actor_optim, impl.modules.critic_optim):
             for group in wrapper.optim.param_groups:
                 group["capturable"] = True
         if decay is not None:
             impl.modules.actor_optim._lr_scheduler = Cosine(impl.modules.actor_optim.optim, decay)
+
+
+def _made_where_it_is_used(value: Any, **options: Any) -> torch.Tensor:
+    """Return `torch.tensor` of a value, a single number without a copy from the host."""
+    return (
+        torch.full((), value, **options) if isinstance(value, float) else TENSOR(value, **options)
+    )
 
 
 class Cosine:
@@ -369,17 +376,52 @@ class Cosine:
         self.group["lr"].copy_(self.first * (1 + torch.cos(self.done * (math.pi / self.steps))) / 2)
 
 
+def check(device: str) -> None:
+    """Fail unless learners come out as they do on a CPU, where nothing is left to chance.
+
+    Every batch is 256 times the same transition, and TD3+BC's target has no noise. Two seeds must
+    end within 1e-4 of the CPU's, having gone at least 20 times as far.
+    """
+    rng = np.random.default_rng(0)
+    for learner, decay, options in (
+        ("IQL", 100, {}),
+        ("TD3PlusBC", None, {"target_smoothing_sigma": 0.0}),
+    ):
+        settings = {"learner": learner, "hidden": [32, 32], "options": options, "batch": 256}
+        given: Arrays = {
+            "settings": np.array(json.dumps(settings | {"decay": decay})),
+            "obs": rng.normal(size=(1, 5)),
+            "action": rng.uniform(-1, 1, (1, 3)),
+            "reward": np.ones(1),
+            "next_obs": rng.normal(size=(1, 5)),
+            "terminated": np.zeros(1),
+        }
+        for seed in (0, 1):
+            for name, x in _weights(_modules(_impl(settings, 5, 3))).items():
+                given[f"weight/{seed}/{name}"] = x.detach().numpy().copy()
+        plain, graph = (learn(given, (0, 1), 100, where) for where in ("cpu:0", device))
+        for seed, policy in plain.items():
+            apart = max(np.abs(x - graph[seed][k]).max() for k, x in policy.items() if "_" in k)
+            moved = np.abs(policy["kernel_0"].T - given[f"weight/{seed}/actor.0.weight"]).max()
+            print(f"{learner}, seed {seed}: moved by {moved:.1e}, apart by {apart:.1e}", flush=True)
+            assert apart < 1e-4 and moved > 2e-3, (learner, seed, apart, moved)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("command", choices=("update", "learn"))
-    parser.add_argument("given", type=Path)
-    parser.add_argument("result", type=Path)
+    parser.add_argument("command", choices=("update", "learn", "check"))
+    parser.add_argument("given", type=Path, nargs="?")
+    parser.add_argument("result", type=Path, nargs="?")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--updates", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu:0", help="cpu:0, cuda:0, cuda:1, ...")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.command == "check":
+        return check(args.device)
+    if args.result is None:
+        parser.error(f"{args.command} needs GIVEN and RESULT")
     with np.load(args.given, allow_pickle=False) as file:
         given = {name: file[name] for name in file.files}
     if args.command == "update":

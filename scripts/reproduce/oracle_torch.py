@@ -252,6 +252,7 @@ def _batch(obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any) -
 # --- Learning ---------------------------------------------------------------------------------
 
 TENSOR = torch.tensor
+RATED = 500  # rounds after which the pace is told
 ROUND = 2  # updates of each learner in one CUDA graph: TD3+BC's actor moves in every second
 
 
@@ -334,8 +335,13 @@ def _update_on_gpu(
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         one_round()
-    for _ in range(updates // ROUND - warmup):
+    began = time.perf_counter()
+    for played in range(1, updates // ROUND - warmup + 1):
         graph.replay()
+        if played == RATED:
+            torch.cuda.synchronize()
+            rate = RATED * ROUND / (time.perf_counter() - began)
+            print(f"{len(impls)} learners, {rate:.0f} updates/s of each", flush=True)
     torch.cuda.synchronize()
 
 

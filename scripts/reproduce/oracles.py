@@ -511,7 +511,7 @@ def read(path: Path) -> Arrays:
 def run_other_half(oracle_python: str, *arguments: Any) -> None:
     script = Path(__file__).with_name("oracle_torch.py")
     done = subprocess.run(
-        [oracle_python, str(script), *map(str, arguments)], capture_output=True, text=True
+        [oracle_python, str(script), *map(str, arguments)], stderr=subprocess.PIPE, text=True
     )
     if done.returncode:
         raise SystemExit(f"the other half failed:\n{done.stderr[-4000:]}")

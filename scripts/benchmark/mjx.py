@@ -2,15 +2,19 @@
 
 `--accuracy` takes transitions from random rollouts in Gymnasium, repeats each on MJX from the same
 state, warm start included, and tables the errors of next state, observation and reward: in float64
-and float32, under both solver settings, for actions with a contact and for those without. Then it
-compares mean returns of fixed policies over 100 episodes on three tasks. It takes about 20 minutes
-on 2 CPU cores, nearly all of them to compile.
+and float32, under both solver settings, for actions with a contact and for those without. It takes
+about 20 minutes on 2 CPU cores, nearly all of them to compile.
+
+`--returns` compares mean returns of fixed policies over 100 episodes: those that ship with the
+package on HalfCheetah, Hopper and Walker2d, formulas on the others. A task takes up to 3 minutes of
+a data-centre GPU (Ant), and much longer on a CPU where there is contact.
 
 `--speed` times environment steps through `Vectorized`, resets included, under random actions. All
 programs are compiled first, several at a time; what that took is printed apart. The default tasks,
 batches and settings are meant to stay under 5 minutes of a data-centre GPU.
 
     python scripts/benchmark/mjx.py --accuracy --out results/benchmark/mjx-accuracy.json
+    python scripts/benchmark/mjx.py --returns --tasks HalfCheetah-v5 Hopper-v5 Walker2d-v5
     python scripts/benchmark/mjx.py --speed --tasks HalfCheetah-v5 --batches 4096
 """
 
@@ -32,6 +36,7 @@ from rlssm.envs.base import Vectorized
 from rlssm.envs.locomotion import TASKS, Physics
 from rlssm.envs.mjx_env import FAMILIES, MjxEnvironment, MjxState, make
 from rlssm.envs.mjx_model import c_mujoco, quiet_mujoco
+from rlssm.train.policy_file import load_policies, path_of
 
 TIMED = ["HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5"]
 BATCHES = [64, 1024, 4096]
@@ -56,14 +61,15 @@ class Transitions(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--accuracy", action="store_true", help="compare with Gymnasium")
+    parser.add_argument("--returns", action="store_true", help="compare policies' mean returns")
     parser.add_argument("--speed", action="store_true", help="time environment steps")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), help="default: all, or timed")
     parser.add_argument("--samples", type=int, default=1000, help="transitions of each task")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help="copies timed")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
-    if not (args.accuracy or args.speed):
-        parser.error("nothing to do: give --accuracy, --speed or both")
+    if not (args.accuracy or args.returns or args.speed):
+        parser.error("nothing to do: give --accuracy, --returns or --speed")
 
     device = jax.devices()[0]
     print(f"device {device.device_kind} ({device.platform}), jax {jax.__version__}")
@@ -73,7 +79,8 @@ def main() -> None:
     if args.accuracy:
         tasks = args.tasks or list(TASKS)
         results["transitions"] = [row for task in tasks for row in accuracy(task, args.samples)]
-        results["returns"] = [compare_returns(task) for task in tasks if task in POLICIES]
+    if args.returns:
+        results["returns"] = [compare_returns(task) for task in args.tasks or POLICIES]
     if args.speed:
         results["speed"] = speed(args.tasks or TIMED, args.batches)
     if args.out:
@@ -215,10 +222,41 @@ def swim(obs: Any, time: Any) -> Any:
     return jnp.broadcast_to(jnp.sin(phase), (*obs.shape[:-1], 2))
 
 
+def keep_up(obs: Any, time: Any) -> Any:
+    """Hold both poles upright: the linear-quadratic regulator of the upright state."""
+    gains = np.array([-0.13, -0.85, -3.76, 0, 0, -0.18, -0.53, -0.56, 0])
+    return (obs * gains).sum(-1, keepdims=True)
+
+
+def tread(obs: Any, time: Any) -> Any:
+    """Shift weight slowly from leg to leg, without falling over."""
+    phase = 0.1 * time + np.pi / 2 * np.arange(8)
+    return jnp.broadcast_to(0.15 * jnp.sin(phase), (*obs.shape[:-1], 8))
+
+
+def shipped(env: str) -> Any:
+    """Return the best actions of the expert that ships with the package."""
+
+    def expert(obs: Any, time: Any) -> Any:
+        *hidden, last = load_policies(path_of(env)).policies["expert"].layers
+        x = jnp.asarray(obs, jnp.float32)
+        for kernel, bias in hidden:
+            x = jnp.maximum(jnp.dot(x, jnp.float32(kernel), precision="highest") + bias, 0)
+        x = jnp.dot(x, jnp.float32(last[0]), precision="highest") + last[1]
+        return jnp.tanh(jnp.split(x, 2, axis=-1)[0])
+
+    return expert
+
+
 POLICIES: dict[str, Any] = {
     "InvertedPendulum-v5": balance,
     "Reacher-v5": reach,
     "Swimmer-v5": swim,
+    "InvertedDoublePendulum-v5": keep_up,
+    "HalfCheetah-v5": shipped("halfcheetah"),
+    "Hopper-v5": shipped("hopper"),
+    "Walker2d-v5": shipped("walker2d"),
+    "Ant-v5": tread,
 }
 
 

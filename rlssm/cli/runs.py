@@ -60,8 +60,9 @@ def evaluate(words: list[str]) -> None:
 class Plot:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories; several are drawn over each other."""
-    metric: str = "episode/return"
-    """Which metric of metrics.jsonl, or of evaluations.jsonl (eval/...)."""
+    metric: str | None = None
+    """Which metric of metrics.jsonl, or of evaluations.jsonl (eval/...). Default: eval/return with
+    a dataset or a simulator, else episode/return."""
     smooth: int = 1
     """Log points that a centred running mean is taken over, odd."""
     out: Path | None = None
@@ -78,13 +79,14 @@ def plot(words: list[str]) -> None:
     if not args.runs:
         raise UserError("RUN is missing; see rlssm plot --help")
     curves = {}
+    metric = args.metric or Run(args.runs[0]).config.headline
     for path in args.runs:
-        for label, curve in Run(path).curves(args.metric).items():
+        for label, curve in Run(path).curves(metric).items():
             name = label if label == path.name or len(args.runs) == 1 else f"{path.name} {label}"
             curves[name if name not in curves else f"{path} {label}"] = curve
-    out = args.out or args.runs[0] / "plots" / f"{args.metric.replace('/', '-')}.png"
+    out = args.out or args.runs[0] / "plots" / f"{metric.replace('/', '-')}.png"
     make_directory(out.parent)
-    learning_curves(out, curves, metric=args.metric, smooth=args.smooth)
+    learning_curves(out, curves, metric=metric, smooth=args.smooth)
     say(f"wrote {out}")
 
 

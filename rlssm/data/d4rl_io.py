@@ -217,8 +217,9 @@ def import_d4rl(
     the next row; without either, after `max_episode_steps`. The final observation is the last row
     of `next_observations`. Without that column a terminal's is its own observation repeated
     (nothing bootstraps from it), and the last step of a timed-out episode is left out, as by
-    D4RL: so the transitions are those of `qlearning_transitions`, but for the unfinished tail
-    and for a terminal in the file's last row.
+    D4RL: so the transitions are those of `qlearning_transitions`, but for the unfinished tail,
+    a terminal in the file's last row, and a row that is both terminal and timeout, which D4RL drops
+    and which is a termination here.
 
     Args:
         path: the HDF5 file, which is not changed.

@@ -106,12 +106,6 @@ def wish(
             f"batch must be a multiple of the {learnt} steps that a window of length {length} with "
             f"burn_in {burn_in} is learnt from, got {config.batch}"
         )
-    windows = config.batch // learnt
-    if 0 < config.prior < 1 and not 0 < round(config.prior * windows) < windows:
-        raise UserError(
-            f"prior must be 0, 1 or leave each source at least one of the {windows} windows of a "
-            f"batch, got {config.prior:g}"
-        )
     updates = config.update_ratio * config.steps / (stack or 1)
     if round(updates) < 1 or not math.isclose(updates, round(updates)):
         raise UserError(
@@ -136,7 +130,7 @@ def wish(
     return Windows(
         collect=Rollout(config.rollout_length, config.num_envs),
         updates=round(updates),
-        batch=windows,
+        batch=config.batch // learnt,
         length=length,
         burn_in=burn_in,
         prior=config.prior,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from rlssm.types import Key, Params, Spec
@@ -129,3 +130,17 @@ class Vectorized:
             next_obs=step.obs,
             info=step.info,
         )
+
+
+def action_bounds(env: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what -1 and 1 stand for in an environment's own units, flat, float64.
+
+    None for discrete actions, and where an environment does not say.
+    """
+    while not hasattr(env, "bounds") and hasattr(env, "env"):  # wrappers do not change them
+        env = env.env
+    bounds = getattr(env, "bounds", None)
+    if bounds is None:
+        return None
+    low, high = (np.ravel(x).astype(np.float64) for x in bounds)
+    return low, high

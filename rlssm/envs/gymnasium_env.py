@@ -100,6 +100,11 @@ class MujocoEnvironment:
         return _spec(self.host)
 
     @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What -1 and 1 stand for, None for discrete actions."""
+        return self.host.bounds
+
+    @property
     def params(self) -> Scales:
         return Scales.unchanged()
 
@@ -143,6 +148,11 @@ class ReplayedEnvironment:
     @property
     def spec(self) -> Spec:
         return _spec(self.host)
+
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What -1 and 1 stand for, None for discrete actions."""
+        return self.host.bounds
 
     @property
     def params(self) -> tuple[()]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.envs import mjx_model, mjx_physics
@@ -178,8 +179,14 @@ class MjxEnvironment:
         carry = (start, state.qacc_warmstart)
         return jax.lax.fori_loop(0, self.task.frame_skip, advance, carry)
 
-    def _control(self, action: Array) -> Array:
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """What -1 and 1 stand for."""
         low, high = mjx_model.c_model(self.task.xml, self.iterations).actuator_ctrlrange.T
+        return low, high
+
+    def _control(self, action: Array) -> Array:
+        low, high = self.bounds
         return real(low) + (jnp.clip(action, -1.0, 1.0) + 1) / 2 * real(high - low)
 
     def _model(self) -> tuple[Any, Any, Any]:

@@ -62,7 +62,8 @@ class RunConfig:
     keep: int = 2
     """How many of the newest checkpoints to keep, at least 1; the best one is kept beside."""
     devices: int | None = None
-    """Devices to spread the environments over; default all there are."""
+    """Devices to spread the environments over; default all there are, or as many of them as divide
+    the environments."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "seeds", "eval_episodes", "final_episodes", "keep"):
@@ -102,6 +103,18 @@ class RunConfig:
                 self.dataset is not None or offline == 0, "offline_steps", offline,
                 "left out where there is no dataset",
             )  # fmt: skip
+        if isinstance(wish, Windows) and self.dataset is not None and self.online:
+            mixed = 0 < wish.prior < 1
+            if mixed and not 0 < wish.offline < wish.batch:
+                raise UserError(
+                    f"prior must be 0, 1 or leave each source at least one of the {wish.batch} "
+                    f"windows of a batch, got {wish.prior:g}"
+                )
+        if offline is not None and offline < self.steps and not self.online:
+            raise UserError(
+                f"offline_steps must leave room for a round of {collected(self.agent).steps} "
+                f"environment steps before steps = {self.steps}, or equal it, got {offline}"
+            )
         last = self.schedule[-1][0]
         if isinstance(wish, Windows) and last in ("random", "fill"):
             raise UserError(

@@ -13,14 +13,17 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import numpy as np
+
 from rlssm.data import minari_io, minari_store
 from rlssm.data.dataset import DatasetInfo, OfflineDataset
 from rlssm.data.describe import in_words, summarise
 from rlssm.data.scores import references
 from rlssm.envs import gymnasium_make, registry
+from rlssm.envs.base import Environment, action_bounds
+from rlssm.envs.perturbed import DynamicsConfig
 from rlssm.errors import UserError, unknown_name
 from rlssm.train import recipes
-from rlssm.types import Spec
 
 PATIENCE = 4.0  # seconds for a server to answer; its client would try for up to a minute and a half
 
@@ -199,30 +202,39 @@ def _require_plain(info: DatasetInfo, env: str) -> None:
         )
 
 
-def check_fits(info: DatasetInfo, spec: Spec) -> None:
+def check_fits(info: DatasetInfo, env: Environment) -> None:
     """Raise unless a dataset's observations and actions are those of an environment.
 
     Raises:
-        UserError: naming the first of the two that differs.
+        UserError: naming the first of them that differs, be it by the units of the actions.
     """
     for name, ours, theirs in (
-        ("observations", info.spec.obs, spec.obs),
-        ("actions", info.spec.action, spec.action),
+        ("observations", info.spec.obs, env.spec.obs),
+        ("actions", info.spec.action, env.spec.action),
     ):
         if ours != theirs:
             raise UserError(
                 f"dataset {info.id} does not fit the environment: its {name} are "
                 f"{in_words(ours)}, the environment's are {in_words(theirs)}"
             )
+    bounds = action_bounds(env)
+    if bounds is not None and not np.allclose(info.bounds, bounds, rtol=1e-6):
+        (low, high), (their_low, their_high) = info.bounds, bounds
+        raise UserError(
+            f"dataset {info.id} does not fit the environment: its actions are from {low.tolist()} "
+            f"to {high.tolist()}, the environment's from {their_low.tolist()} to "
+            f"{their_high.tolist()}"
+        )
 
 
-def summary(dataset: OfflineDataset) -> dict[str, Any]:
-    """Return what a run says of its dataset, in types JSON can hold.
+def summary(dataset: OfflineDataset, env: registry.EnvConfig) -> dict[str, Any]:
+    """Return what a run evaluated in `env` says of its dataset, in types JSON can hold.
 
-    `reference` is the one that scores are by: the dataset's own, else that of D4RL, else None.
+    `reference` is the one that scores are by: the dataset's own, else that of D4RL, else None. It
+    is None, too, where `env` is another task than the dataset's, whose returns do not compare.
     """
     info, found = dataset.info, summarise(dataset)
-    known = references(info.id, info.env, info.reference)
+    known = references(info.id, info.env, info.reference) if _same_task(info, env) else ()
     return {
         "id": info.id,
         "env": info.env,
@@ -235,3 +247,10 @@ def summary(dataset: OfflineDataset) -> dict[str, Any]:
         "reference": known[0]._asdict() if known else None,
         "provenance": dict(info.provenance),
     }
+
+
+def _same_task(info: DatasetInfo, env: registry.EnvConfig) -> bool:
+    """Return whether returns in `env` are of the dataset's task; how it is observed is free."""
+    limits = (None, info.spec.max_episode_steps)
+    named = info.env is None or env.id.rpartition("/")[2] == info.env.rpartition("/")[2]
+    return named and env.dynamics == DynamicsConfig() and env.time_limit in limits

@@ -9,13 +9,17 @@ from rlssm.errors import UserError
 
 
 def make_mesh(num_devices: int | None, num_envs: int) -> Mesh:
-    """Return a one-axis mesh of the first `num_devices` devices (None: as many as there are).
+    """Return a one-axis mesh of the first `num_devices` devices.
+
+    None stands for as many as there are and as divide `num_envs`.
 
     Raises:
         UserError: if there are fewer devices, or if they do not divide `num_envs`.
     """
     available = jax.devices()
-    count = len(available) if num_devices is None else num_devices
+    count = num_devices
+    if count is None:
+        count = next(n for n in range(len(available), 0, -1) if num_envs % n == 0)
     if not 1 <= count <= len(available):
         raise UserError(
             f"devices must be from 1 to {len(available)}, the number of {available[0].platform} "

@@ -14,9 +14,8 @@ from rlssm.data import mixing, replay
 from rlssm.data.dataset import OfflineDataset
 from rlssm.data.replay import Replay
 from rlssm.envs.base import Environment, Vectorized
-from rlssm.errors import UserError
 from rlssm.train.collect import Act, rollout, start
-from rlssm.types import Key, Metrics, Params, Policy, Rollout, Windows
+from rlssm.types import Discrete, Key, Metrics, Params, Policy, Rollout, Spec, Windows
 
 PhaseName = Literal["offline", "random", "fill", "online"]
 Data = OfflineDataset | None  # passed to compiled code, never closed over
@@ -147,7 +146,7 @@ def off_policy(config: Any, env: Environment, *, online: bool = True) -> Program
 
     def collect(state: LoopState, *, random: bool = False) -> LoopState:
         act = partial(algorithm.act, config, spec, state.agent.params, greedy=False)
-        act = _uniform(act) if random else act
+        act = _uniform(act, spec) if random else act
         act = _remembering(act) if wish.store_carry else act
         runner, trajectory = rollout(envs, act, state.runner, wish.collect)
         carries = trajectory.step.extras.get("carry")
@@ -207,13 +206,17 @@ def _chunk(one_round: Round) -> Chunk:
     return chunk
 
 
-def _uniform(act: Act) -> Act:
-    """Return a policy that takes uniformly random actions, with the memory of `act`."""
+def _uniform(act: Act, spec: Spec) -> Act:
+    """Return a policy that takes uniformly random (allowed) actions, with the memory of `act`."""
 
     def random(inputs, reset, carry, key):
         action, carry, extras = act(inputs, reset, carry, key)
-        if jnp.issubdtype(action.dtype, jnp.integer):
-            raise UserError("random actions are for continuous action spaces")
+        if isinstance(spec.action, Discrete):
+            allowed = jnp.ones((*action.shape, spec.action.n), bool)
+            if isinstance(inputs.obs, dict):
+                allowed = inputs.obs.get("action_mask", allowed)
+            logits = jnp.where(allowed, 0.0, -jnp.inf)
+            return jax.random.categorical(key, logits).astype(action.dtype), carry, extras
         return jax.random.uniform(key, action.shape, action.dtype, -1, 1), carry, extras
 
     return random

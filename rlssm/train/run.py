@@ -71,6 +71,7 @@ class Run:
             raise UserError(f"{self.path} is not a run directory: it has no config.json")
         self.config: RunConfig = config_io.load(file, RunConfig)
         self.checkpoints = Checkpoints(self.path, keep=self.config.keep)
+        self.loaded: OfflineDataset | None = None  # on the host, until `data` takes it
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> "Run":
@@ -88,14 +89,17 @@ class Run:
                     f"{path} holds a run of another configuration ({'; '.join(changes[:3])}"
                     f"{', ...' if len(changes) > 3 else ''}); name another directory"
                 )
+            run.loaded = dataset
             return run
         _refuse(config, dataset)
         config_io.make_directory(path)
         config_io.save_json(path / "environment.json", config_io.environment())
         if dataset is not None:
-            config_io.save_json(path / "dataset.json", datasets.summary(dataset))
+            config_io.save_json(path / "dataset.json", datasets.summary(dataset, config.env))
         config_io.save(path / "config.json", config)
-        return cls(path)
+        run = cls(path)
+        run.loaded = dataset
+        return run
 
     # --- What runs ----------------------------------------------------------------------------
 
@@ -114,8 +118,8 @@ class Run:
         """The dataset as the learner sees it, on the device."""
         if self.config.dataset is None:
             return None
-        loaded = datasets.load(self.config.dataset)
-        found = json.loads(json.dumps(datasets.summary(loaded)))
+        loaded, self.loaded = self.loaded or datasets.load(self.config.dataset), None
+        found = json.loads(json.dumps(datasets.summary(loaded, self.config.env)))
         for name, before in (self.dataset or {}).items():
             if found.get(name) != before:
                 raise UserError(
@@ -359,7 +363,9 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
     """Raise a `UserError` for a run that cannot start, before anything of it is written."""
     env, agent = make(config.env), config.agent
     if dataset is not None:
-        datasets.check_fits(_as_seen(config, dataset).info, env.spec)
+        datasets.check_fits(_as_seen(config, dataset).info, env)
+        require(config.env.noise == 0, "env.noise", config.env.noise,
+                "0 with a dataset, which it would not reach")  # fmt: skip
     simulator = make(config.acting)
     for name in ("obs", "action"):
         ours, theirs = getattr(simulator.spec, name), getattr(env.spec, name)
@@ -405,6 +411,8 @@ def _with_learnt(state: LoopState, config: RunConfig, source: Run) -> LoopState:
         theirs = {name: getattr(learnt, name) for name in names}
     else:
         theirs = {"params": source.params("last")}
+        if "actor" in getattr(ours, "target", {}):  # it starts where the actor does
+            theirs["target"] = ours.target | {"actor": theirs["params"]["actor"]}
 
     def place(path: Any, ours: Array, theirs: Array) -> Array:
         if ours.shape[1:] != theirs.shape[1:] or ours.dtype != theirs.dtype:

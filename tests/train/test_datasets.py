@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import jax
@@ -18,6 +18,8 @@ from rlssm.data import minari_io, minari_store
 from rlssm.data.dataset import DatasetInfo, Episode, OfflineDataset, from_episodes
 from rlssm.data.scores import D4RL_SOURCE, Reference
 from rlssm.envs import registry
+from rlssm.envs.perturbed import DynamicsConfig
+from rlssm.envs.probes import ConstantReward
 from rlssm.errors import UserError
 from rlssm.train import datasets, recipes
 from rlssm.types import Box, Discrete, Spec
@@ -272,10 +274,34 @@ def test_an_environment_made_with_other_arguments_is_not_taken_for_the_plain_one
     )
 
 
+@dataclass(frozen=True)
+class Shown(ConstantReward):
+    """An environment of any spaces, in no units of its own."""
+
+    shown: Spec = Spec(Box((3,)), Box((1,)))
+
+    @property
+    def spec(self) -> Spec:
+        return self.shown
+
+
+@pytest.mark.parametrize("env", ["Pendulum-v1", "gym/Pendulum-v1"])
+def test_actions_in_other_units_do_not_fit(env):
+    fits = make_dataset().info
+    hidden = registry.make(registry.EnvConfig(env, noise=0.1))
+    datasets.check_fits(fits, hidden)
+    with pytest.raises(UserError) as caught:
+        datasets.check_fits(replace(fits, action_bounds=((-1.0,), (1.0,))), hidden)
+    assert str(caught.value) == (
+        "dataset aa/b-v0 does not fit the environment: its actions are from [-1.0] to [1.0], the "
+        "environment's from [-2.0] to [2.0]"
+    )
+
+
 def test_what_fits_and_what_does_not():
     info = make_info()
-    datasets.check_fits(info, registry.make("Pendulum-v1").spec)
-    datasets.check_fits(info, Spec(Box((3,)), Box((1,)), 99, truncates=False))
+    datasets.check_fits(make_dataset().info, registry.make("Pendulum-v1"))
+    datasets.check_fits(info, Shown(shown=Spec(Box((3,)), Box((1,)), 99, truncates=False)))
     floats, one = Box((3,)), Box((1,))
     for obs, action, name, ours, theirs in (
         (Box((2,)), one, "observations", "float32[3]", "float32[2]"),
@@ -285,21 +311,38 @@ def test_what_fits_and_what_does_not():
         (floats, Discrete(4), "actions", "float32[1]", "one of 4"),
     ):
         with pytest.raises(UserError) as caught:
-            datasets.check_fits(info, Spec(obs, action))
+            datasets.check_fits(info, Shown(shown=Spec(obs, action)))
         assert str(caught.value) == (
             f"dataset aa/b-v0 does not fit the environment: its {name} are {ours}, the "
             f"environment's are {theirs}"
         )
 
 
+HERE = registry.EnvConfig("Pendulum-v1")
+
+
 def test_summary_is_json_and_names_its_reference():
-    found = datasets.summary(make_dataset())
+    found = datasets.summary(make_dataset(), HERE)
     assert json.loads(json.dumps(found)) == found == {
         "id": "aa/b-v0", "env": "Pendulum-v1", "steps": 4, "episodes": 2, "terminated": 1,
         "return_mean": 2.0, "return_min": 1.0, "return_max": 3.0,
         "reference": {"low": -3.0, "high": 7.0, "source": "measured"},
         "provenance": {"author": "somebody"},
     }  # fmt: skip
-    assert datasets.summary(make_dataset(reference=None))["reference"] is None
-    borrowed = datasets.summary(make_dataset("hopper/x-v0", reference=None))["reference"]
+    assert datasets.summary(make_dataset(reference=None), HERE)["reference"] is None
+    borrowed = datasets.summary(make_dataset("hopper/x-v0", reference=None), HERE)["reference"]
     assert borrowed["source"].startswith(f"{D4RL_SOURCE} borrowed")
+
+
+@pytest.mark.parametrize(
+    ("env", "compares"),
+    [
+        (HERE, True),
+        (replace(HERE, id="gym/Pendulum-v1", hide=(2,), time_limit=5), True),
+        (replace(HERE, time_limit=4), False),
+        (replace(HERE, dynamics=DynamicsConfig(gravity=2.0)), False),
+        (replace(HERE, id="MountainCarContinuous-v0"), False),
+    ],
+)
+def test_there_are_no_scores_for_another_task(env, compares):
+    assert (datasets.summary(make_dataset(), env)["reference"] is not None) == compares

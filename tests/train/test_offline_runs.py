@@ -54,7 +54,7 @@ def dataset(tmp_path, monkeypatch):
             Episode(obs, rng.uniform(-1, 1, (12, 1)).astype(np.float32),
                     rng.normal(size=12).astype(np.float32), np.zeros(12, bool), last)
         )  # fmt: skip
-    spec = Spec(Box((3,)), Box((1,)), max_episode_steps=200)
+    spec = Spec(Box((3,)), Box((1,)), max_episode_steps=15)
     info = DatasetInfo(
         "test/small-v0",
         spec,
@@ -223,6 +223,11 @@ def test_observation_statistics_are_those_of_the_dataset(tmp_path):
         ({"agent": PPOConfig()}, "dataset must be left out: ppo takes none, got 'test/small'"),
         ({"offline_steps": 101}, "offline_steps must be from 0 to 100, got 101"),
         (
+            {"offline_steps": 99},
+            "offline_steps must leave room for a round of 10 environment steps before steps = 100",
+        ),
+        ({"env": EnvConfig("dataset", noise=0.1)}, "env.noise must be 0 with a dataset, which"),
+        (
             {"dataset": None, "offline_steps": 10},
             "offline_steps must be left out where there is no dataset, got 10",
         ),
@@ -272,21 +277,17 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(tmp_path, changes, senten
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"store_carry": True}, "store_carry must be False without a memory, got True"),
-        (
-            {"prior": 0.01},
-            "prior must be 0, 1 or leave each source at least one of the 16 windows of a batch, "
-            "got 0.01",
-        ),
-    ],
-)
-def test_what_would_be_ignored_is_refused(changes, sentence):
+def test_what_would_be_ignored_is_refused():
+    with pytest.raises(UserError, match="store_carry must be False without a memory, got True"):
+        replace(AGENT, experience=replace(EXPERIENCE, store_carry=True))
+    uneven = replace(AGENT, experience=replace(EXPERIENCE, prior=0.01))
+    config(uneven, dataset=None, env=EnvConfig("Pendulum-v1"))
     with pytest.raises(UserError) as caught:
-        replace(AGENT, experience=replace(EXPERIENCE, **changes))
-    assert str(caught.value) == sentence
+        config(uneven)
+    assert str(caught.value) == (
+        "prior must be 0, 1 or leave each source at least one of the 16 windows of a batch, got "
+        "0.01"
+    )
 
 
 def test_init_from_takes_every_network_of_the_same_algorithm_and_the_policy_of_another(tmp_path):
@@ -308,7 +309,7 @@ def test_init_from_takes_every_network_of_the_same_algorithm_and_the_policy_of_a
 def test_episodes_are_cut_where_those_of_the_dataset_were(tmp_path):
     unlimited = EnvConfig("dataset")
     plain = Run.create(tmp_path / "plain", config(env=unlimited))
-    assert plain.config.env == EnvConfig("Pendulum-v1")
+    assert plain.config.env == EnvConfig("Pendulum-v1", time_limit=15)
     dataset = minari_io.read("test/small-v0")
     spec = replace(dataset.info.spec, max_episode_steps=50)
     info = replace(dataset.info, id="test/short-v0", spec=spec)
@@ -318,7 +319,9 @@ def test_episodes_are_cut_where_those_of_the_dataset_were(tmp_path):
     assert run.config.dataset == "test/short-v0"
 
 
-def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path):
+@pytest.fixture
+def cart(tmp_path):
+    """Write one random episode that passes for CartPole's."""
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(6, 4)).astype(np.float32)
     ends = np.arange(5) == 4
@@ -327,8 +330,22 @@ def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path):
     )
     spec = Spec(Box((4,)), Discrete(2), max_episode_steps=500)
     minari_io.write(from_episodes([one], DatasetInfo("test/cart-v0", spec, env="CartPole-v1")))
+
+
+def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path, cart):
     with pytest.raises(UserError, match="sac needs continuous actions"):
         Run.create(tmp_path / "run", config(dataset="test/cart", env=EnvConfig("CartPole-v1")))
+
+
+def test_discrete_actions_are_random_before_learning_starts(tmp_path, cart):
+    agent = IQLConfig(**SMALL, experience=replace(EXPERIENCE, warmup=90))
+    env = EnvConfig("CartPole-v1")
+    run = fit(
+        config(agent, dataset="test/cart", env=env, offline_steps=0), tmp_path / "run",
+        progress=False,
+    )  # fmt: skip
+    stored = np.asarray(run.state().replay.storage.experience.action)[0, :, :45]
+    assert set(np.unique(stored)) == {0, 1} and stored.mean() == pytest.approx(0.5, abs=0.2)
 
 
 def test_actions_are_random_before_learning_starts(tmp_path):

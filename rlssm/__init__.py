@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.bc import BCConfig
     from rlssm.algorithms.calql import CalQLConfig
     from rlssm.algorithms.cql import CQLConfig
+    from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
@@ -51,6 +52,7 @@ _HOMES = {
     "EnvConfig": "rlssm.envs.registry",
     "ExperienceConfig": "rlssm.data.mixing",
     "GRUConfig": "rlssm.nn.cores",
+    "H2OConfig": "rlssm.algorithms.h2o",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
@@ -81,6 +83,7 @@ __all__ = [
     "EnvConfig",
     "ExperienceConfig",
     "GRUConfig",
+    "H2OConfig",
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",

@@ -232,6 +232,9 @@ class Windows:
     there is nothing else, none where there is no dataset. `extras["source"]` is 0 for the dataset
     and 1 for the learner's own steps. With `returns`, a discount, `extras["mc_return"]` is the
     Monte-Carlo return of dataset steps, and the lowest float where it is not known.
+
+    With `both` every batch has windows of either kind: there is a dataset, and no learning before
+    there are steps beside it.
     """
 
     collect: Rollout
@@ -248,6 +251,7 @@ class Windows:
     reward_scale: float = 1.0  # those returns are of reward_scale * reward + reward_shift
     reward_shift: float = 0.0
     store_carry: bool = False  # whether windows start from the acting policy's own memory
+    both: bool = False
 
     @property
     def offline(self) -> int:

@@ -79,6 +79,7 @@ def wish(
     offline_first: bool = False,
     stack: int | None = None,
     returns: float | None = None,
+    both: bool = False,
 ) -> Windows:
     """Return the data that a learner wants, with every default filled in.
 
@@ -88,6 +89,7 @@ def wish(
         offline_first: whether a run learns from its dataset alone unless it is told otherwise.
         stack: gradient steps' worth of windows that one call of `update` is handed.
         returns: discount of the Monte-Carlo returns wanted.
+        both: whether the learner is of no use without a dataset and steps beside it.
 
     Raises:
         UserError: if the choices do not fit together.
@@ -139,6 +141,7 @@ def wish(
         reward_scale=config.reward_scale,
         reward_shift=config.reward_shift,
         store_carry=config.store_carry,
+        both=both,
     )
 
 
@@ -289,6 +292,24 @@ def join(offline: Trajectory | None, online: Trajectory | None) -> Trajectory:
         raise ValueError("a batch needs a dataset or a replay")
     rows = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *(part[:4] for part in parts))
     before = jax.tree.map(lambda *x: jnp.concatenate(x), *(part[4:] for part in parts))
+    return Trajectory(*rows, *before)  # carry and previous have no time axis
+
+
+def columns(batch: Trajectory, chosen: slice) -> Trajectory:
+    """Return some of the windows of a batch `[T, B, ...]`."""
+    rows = jax.tree.map(lambda x: x[:, chosen], batch[:4])
+    before = jax.tree.map(lambda x: x[chosen], batch[4:])
+    return Trajectory(*rows, *before)  # carry and previous have no time axis
+
+
+def side_by_side(batches: Trajectory) -> Trajectory:
+    """Return stacked batches `[K, T, B, ...]` as one, `[T, K B, ...]`."""
+
+    def beside(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+
+    rows = jax.tree.map(beside, batches[:4])
+    before = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches[4:])
     return Trajectory(*rows, *before)  # carry and previous have no time axis
 
 

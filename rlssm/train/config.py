@@ -87,6 +87,12 @@ class RunConfig:
             require(self.dataset is None, "dataset", self.dataset, f"left out: {name} takes none")
         elif wish.offline_first and self.dataset is None:
             raise UserError(f"{name} learns from a dataset; name one with dataset")
+        elif wish.both:
+            if self.dataset is None:
+                raise UserError(
+                    f"{name} learns from a dataset and a simulator; name the former with dataset"
+                )
+            require(not offline, "offline_steps", offline, f"left out: {name} always needs both")
         if offline is not None:
             require(0 <= offline <= self.steps, "offline_steps", offline, f"from 0 to {self.steps}")
             require(

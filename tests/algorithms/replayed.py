@@ -24,7 +24,7 @@ from rlssm.nn.cores import GRUConfig, S5Config
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.collect import rollout, start
 from rlssm.train.program import LoopState, make_program
-from rlssm.types import Box, Inputs, Rollout, Spec, unrolled, zeros
+from rlssm.types import Box, Inputs, Rollout, Spec, Trajectory, unrolled, zeros
 
 SPEC = Spec(Box((3,)), Box((2,)), max_episode_steps=20)
 CORES = {
@@ -70,6 +70,21 @@ def batch(config, seed=0, spec=SPEC):
     """Return one batch as the loop would draw it for a configuration, from random episodes."""
     wish, data = ALGORITHMS[config.name].batch_spec(config), jax.device_put(dataset(seed, spec))
     return mixing.batch(wish, jax.random.key(seed), as_wished(config, data), None, None)
+
+
+def mixed_batch(config, seed=0, spec=SPEC):
+    """Return one batch of real and simulated windows, as the loop would draw it, from random
+    episodes of two kinds."""
+    wish, parts = ALGORITHMS[config.name].batch_spec(config), []
+    for source, size in enumerate((wish.offline, wish.batch - wish.offline)):
+        data = jax.device_put(dataset(100 * source + seed, spec))
+        key = jax.random.key(2 * seed + source)
+        part = mixing.batch(replace(wish, batch=size), key, data, None, None)
+        label = jnp.full_like(part.step.extras["source"], source)
+        parts.append(part._replace(step=part.step._replace(extras={"source": label})))
+    rows = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *(part[:4] for part in parts))
+    before = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *(part[4:] for part in parts))
+    return Trajectory(*rows, *before)
 
 
 def as_wished(config, data):
@@ -139,7 +154,7 @@ def with_random_weights(config, spec=SPEC, seed=0):
     drawn = {"params": jax.tree.map(normal, state.params)}
     if "statistics" in state.params:
         drawn["params"]["statistics"] = normalizers.init(zeros(spec.obs))
-    for name in ("critic", "target", "value"):
+    for name in ("critic", "target", "value", "discriminators"):
         if hasattr(state, name):
             drawn[name] = jax.tree.map(normal, getattr(state, name))
     if hasattr(state, "log_alpha"):

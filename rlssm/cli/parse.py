@@ -156,6 +156,24 @@ def take(words: list[str], option: str) -> tuple[str | None, list[str]]:
     return None, words
 
 
+def spelt_out(words: list[str], option: str) -> list[str]:
+    """Return the words with `OPTION a=1 b=2` as `OPTION.a 1 OPTION.b 2`."""
+    found: list[str] = []
+    inside = False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == option:
+            inside = True
+        elif inside and not word.startswith("-"):
+            if not equals:
+                raise UserError(f"{option} takes NAME=VALUE, got {word!r}")
+            found += [f"{option}.{name}", value]
+        else:
+            inside = False
+            found.append(word)
+    return found
+
+
 def wants_help(words: Sequence[str]) -> bool:
     return any(word in ("-h", "--help") for word in words)
 

@@ -7,18 +7,19 @@ from typing import Annotated, Any
 
 import tyro
 
-from rlssm.cli.parse import RunDirectory, parse, say, take, wants_help
+from rlssm.cli.parse import RunDirectory, parse, say, spelt_out, take, wants_help
 from rlssm.cli.report import describe_result, use_compilation_cache
 from rlssm.errors import UserError, unknown_name
 
 
 def train(words: list[str]) -> None:
-    """`rlssm train ALGO [--env ID] [--dataset ID] [--core NAME] [--preset NAME] [options]`."""
+    """`rlssm train ALGO [--env ID] [--dataset ID] [--sim NAME=VALUE ...] [options]`."""
     from rlssm.algorithms import ALGORITHMS
     from rlssm.envs.registry import FROM_DATASET, EnvConfig
     from rlssm.nn.cores import CORES
     from rlssm.train.config import RunConfig
     from rlssm.train.program import wish_of
+    from rlssm.types import Windows
 
     if not words or words[0].startswith("-"):
         usage = (
@@ -48,8 +49,9 @@ def train(words: list[str]) -> None:
             "--env is missing (rlssm list envs shows the environments), or --dataset (rlssm list "
             "datasets), which names its own"
         )
-    if dataset is None and wants_help(words) and getattr(wish_of(agent), "offline_first", False):
-        dataset = "pendulum/medium"
+    wish = wish_of(agent)
+    if wants_help(words) and isinstance(wish, Windows) and (wish.offline_first or wish.both):
+        dataset = dataset or "pendulum/medium"
     where = env or ("RepeatFirstEasy" if dataset is None else FROM_DATASET)
 
     @dataclass(frozen=True)
@@ -57,18 +59,20 @@ def train(words: list[str]) -> None:
         run: Annotated[RunConfig, tyro.conf.arg(name="")]
         out: Path | None = None
         """Run directory; default runs/ENV-ALGO-CORE-SEED, with the dataset, where there is one, in
-        place of the environment. One that exists is resumed."""
+        place of the environment, and -sim where there is a simulator. One that exists is
+        resumed."""
         quiet: bool = False
         """Whether to leave out the progress bar."""
 
     parsed = parse(
         Train,
-        words,
+        spelt_out(words, "--sim"),
         command=f"rlssm train {name}",
         description=(
             "Train an agent. --env ID (or module:factory), --dataset ID, --core NAME "
             f"({', '.join(CORES)}) and --preset NAME ({', '.join(presets)}) choose what the "
-            "options below then adjust."
+            "options below then adjust. --sim gravity=2 friction=0.3 is short for --sim.gravity 2 "
+            "--sim.friction 0.3."
         ),
         default=Train(RunConfig(EnvConfig(where), agent, dataset)),
     )
@@ -103,6 +107,7 @@ def resume(words: list[str]) -> None:
 def default_name(config: Any) -> str:
     """Return the name of the run directory that a configuration gets by default."""
     source = (config.dataset or config.env.id).replace(":", "-").replace("/", "-")
+    source += "-sim" if config.simulated else ""
     return f"{source}-{config.agent.name}-{config.agent.core.name}-{config.seed}"
 
 

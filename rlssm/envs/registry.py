@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
 from rlssm.envs import brax_env, gymnasium_env, gymnax_env, mjx_env, user
@@ -110,6 +110,32 @@ class EnvConfig:
         require(limit is None or limit >= 1, "time_limit", limit, "at least 1")
         require(all(i >= 0 for i in self.hide), "hide", self.hide, "indices from 0 on")
         require(0 <= self.noise < math.inf, "noise", self.noise, "finite and at least 0")
+
+
+@dataclass(frozen=True)
+class SimulatorConfig(DynamicsConfig):
+    """A simulator to act in, in place of the environment; by default there is none."""
+
+    env: str | None = None
+    """Environment that simulates. Default, where the dynamics are to differ: `mjx-fast/X` for
+    `gym/X`, where that exists, or else the same one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.env is not None:
+            EnvConfig(self.env)
+
+    def of(self, env: EnvConfig) -> EnvConfig:
+        """Return the simulator of an environment: these dynamics, and all else as there."""
+        dynamics = {name: x for name, x in asdict(self).items() if name != "env"}
+        name = self.env or on_device(env.id)
+        return replace(env, id=name, dynamics=DynamicsConfig(**dynamics))
+
+
+def on_device(env_id: str) -> str:
+    """Return the id of the same task on the device, where MJX has it, or else `env_id` itself."""
+    name = f"mjx-fast/{env_id.removeprefix('gym/')}"
+    return name if env_id.startswith("gym/") and name in mjx_env.IDS else env_id
 
 
 def make(config: EnvConfig | str) -> Environment:

@@ -9,7 +9,7 @@ import tyro
 
 from rlssm.algorithms import AgentConfig
 from rlssm.algorithms.ppo import PPOConfig
-from rlssm.envs.registry import EnvConfig
+from rlssm.envs.registry import EnvConfig, SimulatorConfig
 from rlssm.errors import UserError, require, unknown_name
 from rlssm.train.program import PhaseName, collected, wish_of
 from rlssm.types import Rollout, Windows
@@ -26,11 +26,13 @@ class RunConfig:
     """
 
     env: EnvConfig
-    """The environment that is acted and evaluated in."""
+    """The environment that is evaluated in, and acted in unless there is a simulator."""
     agent: Annotated[AgentConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     """The algorithm and its hyper-parameters."""
     dataset: str | None = None
     """Offline dataset to learn from; made or downloaded if it is not there."""
+    sim: SimulatorConfig = field(default_factory=SimulatorConfig)
+    """An imperfect simulator to act in, while evaluations stay in `env`. As it is: none."""
     steps: int = 1_000_000
     """Steps to train for, per member, rounded up to whole rounds: environment steps, or, while
     only a dataset is learnt from, the updates that as many environment steps would bring."""
@@ -99,8 +101,29 @@ class RunConfig:
                 self.dataset is not None or offline == 0, "offline_steps", offline,
                 "left out where there is no dataset",
             )  # fmt: skip
+        if self.simulated and not self.online:
+            raise UserError(
+                f"sim has no use where {name} learns from the dataset alone; leave it out, or set "
+                "offline_steps below steps"
+            )
         if getattr(self.agent, "normalize_obs", False) and isinstance(wish, Windows):
             require(self.dataset is not None, "normalize_obs", True, "False without a dataset")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a simulator is acted in."""
+        return self.sim != SimulatorConfig()
+
+    @property
+    def acting(self) -> EnvConfig:
+        """The environment that is acted in."""
+        return self.sim.of(self.env) if self.simulated else self.env
+
+    @property
+    def headline(self) -> str:
+        """The metric that says how good the agent is: of training where that is in `env` alone."""
+        plain = self.dataset is None and not self.simulated
+        return "episode/return" if plain else "eval/return"
 
     @property
     def schedule(self) -> tuple[tuple[PhaseName, int], ...]:

@@ -53,10 +53,13 @@ def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> R
     done = int(state.rounds[0])
     frames = len(config.members) * per_round  # steps per round, members together
     total = cadence.total * per_round
-    headline = "episode/return" if config.dataset is None else "eval/return"
     with (
         Logger(
-            run.path, total=total, start=done * per_round, show=progress, headline=headline
+            run.path,
+            total=total,
+            start=done * per_round,
+            show=progress,
+            headline=config.headline,
         ) as log,
         stop_on_signal() as stop,
     ):

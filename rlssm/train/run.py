@@ -11,7 +11,7 @@ result.json        scores of the last and the best weights; exists once the run 
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from rlssm.data import replay
 from rlssm.data.dataset import OfflineDataset, with_hidden, with_returns, with_rewards
 from rlssm.data.scores import Reference, normalise
 from rlssm.envs.base import Environment
-from rlssm.envs.registry import FROM_DATASET, make
+from rlssm.envs.registry import FROM_DATASET, SimulatorConfig, make
 from rlssm.errors import UserError, require
 from rlssm.evaluation.evaluate import Episodes, evaluate_seeds
 from rlssm.evaluation.plots import Curve, learning_curves
@@ -96,11 +96,13 @@ class Run:
 
     @cached_property
     def env(self) -> Environment:
+        """The environment to evaluate in."""
         return make(self.config.env)
 
     @cached_property
     def program(self) -> Program:
-        return make_program(self.config.agent, self.env, online=self.config.online)
+        env = make(self.config.acting)
+        return make_program(self.config.agent, env, online=self.config.online)
 
     @cached_property
     def data(self) -> OfflineDataset | None:
@@ -235,10 +237,9 @@ class Run:
         config_io.save_json(self.path / RESULT, result)
 
     def _draw(self) -> None:
-        """Draw the return over training: of evaluations, where a dataset is learnt from."""
-        metric = "eval/return"
-        if self.config.dataset is None:
-            metric = "episode/return"
+        """Draw the return over training."""
+        metric = self.config.headline
+        if metric == "episode/return":
             if not read_metric(self.path / "metrics.jsonl", "episode/count")[1].any():
                 return
         curves = {name: c for name, c in self.curves(metric).items() if np.isfinite(c.values).any()}
@@ -346,7 +347,11 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
     env, agent = make(config.env), config.agent
     if dataset is not None:
         datasets.check_fits(_as_seen(config, dataset).info, env.spec)
-    program = make_program(agent, env, online=config.online)
+    simulator = make(config.acting)
+    for name in ("obs", "action"):
+        ours, theirs = getattr(simulator.spec, name), getattr(env.spec, name)
+        require(ours == theirs, f"the {name} space of sim.env", ours, f"that of env, {theirs}")
+    program = make_program(agent, simulator, online=config.online)
     wish = wish_of(agent)
     make_mesh(config.devices, collected(agent).num_envs)
     if isinstance(wish, Windows) and config.online:
@@ -361,7 +366,17 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
 def describe(config: RunConfig) -> str:
     """Return what a run is about, in a few words."""
     where = config.env.id if config.dataset is None else f"{config.dataset} in {config.env.id}"
+    if config.simulated:
+        where += f" with {in_words(config.sim)}"
     return f"{where}: {config.agent.name}, {config.agent.core.name}"
+
+
+def in_words(sim: SimulatorConfig) -> str:
+    """Return what sets a simulator apart, such as "a simulator of gravity 2"."""
+    plain = asdict(SimulatorConfig())
+    found = {name: x for name, x in asdict(sim).items() if x != plain[name]}
+    parts = [f"{name.replace('_', ' ')} {x}" for name, x in found.items()]
+    return f"a simulator of {', '.join(parts)}"
 
 
 def _with_weights(state: LoopState, weights: Params, source: str) -> LoopState:

@@ -63,6 +63,13 @@ WORDS = [
         "unknown option '--core.layer', perhaps '--core.layers' was meant; the nearest: "
         "--core.layers, ...",
     ),
+    ([*TRAIN, "--sim", "gravity"], "--sim takes NAME=VALUE, got 'gravity'"),
+    ([*TRAIN, "--sim", "gravity=0"], f"gravity must be finite and above 0, got 0.0{SEE}"),
+    (
+        [*TRAIN, "--sim", "gravty=2"],
+        "unknown option '--sim.gravty', perhaps '--sim.gravity' was meant; the nearest: "
+        "--sim.gravity, ...",
+    ),
     ([*TRAIN, "extra"], f"no option takes extra{SEE}"),
     ([*TRAIN, "--seeds", "2", "3"], f"no option takes 3{SEE}"),
     # Values out of range.

@@ -9,6 +9,7 @@ import pytest
 from small_runs import rows
 
 from rlssm.algorithms.bc import BCConfig
+from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.algorithms.sac import SACConfig
@@ -16,14 +17,16 @@ from rlssm.data import minari_io
 from rlssm.data.dataset import DatasetInfo, Episode, from_episodes
 from rlssm.data.mixing import ExperienceConfig
 from rlssm.data.scores import Reference
-from rlssm.envs.registry import EnvConfig
+from rlssm.envs.perturbed import DynamicsConfig
+from rlssm.envs.registry import EnvConfig, SimulatorConfig, make
 from rlssm.errors import UserError
+from rlssm.evaluation.evaluate import evaluate_seeds
 from rlssm.nn.cores import GRUConfig
 from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.config import RunConfig
 from rlssm.train.loop import fit
-from rlssm.train.run import Run
+from rlssm.train.run import EVALUATION_STREAM, Run
 from rlssm.types import Box, Discrete, Spec
 
 SMALL = {"actor": MLPConfig((8,), "relu"), "critic": MLPConfig((8,), "relu")}
@@ -113,6 +116,56 @@ def test_offline_then_online_goes_on_bit_for_bit(tmp_path, agent):
     assert replay.reward.shape == (2, 2, 100) and np.any(np.asarray(replay.reward) != 0)
 
 
+IMPERFECT = SimulatorConfig(gravity=2.0)
+TRUSTING = H2OConfig(
+    **SMALL, discriminator=MLPConfig((8,), "relu"), experience=EXPERIENCE, gap_samples=2
+)
+
+
+def test_a_run_with_a_simulator_acts_there_and_is_judged_in_the_environment(tmp_path):
+    run = fit(config(TRUSTING, sim=IMPERFECT), tmp_path / "run", progress=False)
+    last = rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert all(len(last[f"simulator/{name}"]) == 1 for name in ("ratio", "gap"))
+
+    stored = run.state().replay.storage.experience  # it moved as the simulator moves
+    obs, action, after = (
+        np.asarray(x)[0, :, :10] for x in (stored.obs, stored.action, stored.next_obs)
+    )
+    speed = obs[..., 2] + 0.05 * (15 * 2 * obs[..., 1] + 3 * 2 * action[..., 0])
+    np.testing.assert_allclose(after[..., 2], np.clip(speed, -8, 8), atol=1e-4)
+
+    real = make(EnvConfig("Pendulum-v1", time_limit=15))
+    key = jax.random.fold_in(jax.random.key(3), EVALUATION_STREAM)
+    found = run.evaluate(episodes=2, seed=3).episode_return
+    expected = evaluate_seeds(real, run.program.policy, run.params(), key, episodes=2)
+    np.testing.assert_array_equal(found, expected.episode_return)
+
+
+@pytest.mark.slow
+def test_a_run_with_a_simulator_goes_on_bit_for_bit(tmp_path):
+    whole = config(TRUSTING, sim=IMPERFECT, seeds=2, keep=20)
+    run = fit(whole, tmp_path / "whole", progress=False)
+    cut = Run.create(tmp_path / "cut", whole)
+    cut.checkpoints.save(60, run.state(60))
+    fit(whole, tmp_path / "cut", progress=False)
+    states = [jax.tree.map(_plain, Run(tmp_path / x).state("last")) for x in ("cut", "whole")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_the_simulator_of_a_task():
+    gravity = SimulatorConfig(gravity=2.0)
+    cheetah = EnvConfig("gym/HalfCheetah-v5", hide=(8,), time_limit=100)
+    found = gravity.of(cheetah)
+    assert found.id == "mjx-fast/HalfCheetah-v5" and found.dynamics == DynamicsConfig(gravity=2.0)
+    assert (found.hide, found.time_limit) == ((8,), 100)
+    named = SimulatorConfig(env="mjx/HalfCheetah-v5").of(cheetah)
+    assert named.id == "mjx/HalfCheetah-v5" and named.dynamics == DynamicsConfig()
+    assert gravity.of(EnvConfig("Pendulum-v1")).id == "Pendulum-v1"
+    assert gravity.of(EnvConfig("gym/Pendulum-v1")).id == "gym/Pendulum-v1"
+    plain = config()
+    assert plain.acting is plain.env and not plain.simulated
+
+
 def _plain(x):
     return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
@@ -178,6 +231,26 @@ def test_observation_statistics_are_those_of_the_dataset(tmp_path):
         (
             {"env": EnvConfig("CartPole-v1")},
             "dataset test/small-v0 does not fit the environment: its observations are .*",
+        ),
+        (
+            {"agent": TRUSTING, "dataset": None},
+            "h2o learns from a dataset and a simulator; name the former with dataset",
+        ),
+        (
+            {"agent": TRUSTING, "offline_steps": 20},
+            "offline_steps must be left out: h2o always needs both, got 20",
+        ),
+        (
+            {"agent": BCConfig(), "sim": IMPERFECT},
+            "sim has no use where bc learns from the dataset alone; leave it out, or set",
+        ),
+        (
+            {"sim": SimulatorConfig(friction=0.3)},
+            "dynamics.friction must be 1, because this environment's friction cannot be changed",
+        ),
+        (
+            {"sim": SimulatorConfig(env="CartPole-v1")},
+            r"the obs space of sim.env must be that of env, Box\(.*\), got Box",
         ),
         ({"dataset": None}, "env is missing; name an environment, or a dataset that is from one"),
         (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.bc import BCConfig
     from rlssm.algorithms.calql import CalQLConfig
     from rlssm.algorithms.cql import CQLConfig
+    from rlssm.algorithms.darc import DARCConfig
     from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.ppo import PPOConfig
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.sac import SACConfig
     from rlssm.algorithms.td3bc import TD3BCConfig
     from rlssm.data.mixing import ExperienceConfig
-    from rlssm.envs.registry import EnvConfig, make
+    from rlssm.envs.registry import EnvConfig, SimulatorConfig, make
     from rlssm.errors import UserError
     from rlssm.evaluation.evaluate import evaluate
     from rlssm.nn.cores import GRUConfig, LRUConfig, LSTMConfig, MinGRUConfig, NoneConfig, S5Config
@@ -49,6 +50,7 @@ _HOMES = {
     "BCConfig": "rlssm.algorithms.bc",
     "CQLConfig": "rlssm.algorithms.cql",
     "CalQLConfig": "rlssm.algorithms.calql",
+    "DARCConfig": "rlssm.algorithms.darc",
     "EnvConfig": "rlssm.envs.registry",
     "ExperienceConfig": "rlssm.data.mixing",
     "GRUConfig": "rlssm.nn.cores",
@@ -66,6 +68,7 @@ _HOMES = {
     "RunConfig": "rlssm.train.config",
     "S5Config": "rlssm.nn.cores",
     "SACConfig": "rlssm.algorithms.sac",
+    "SimulatorConfig": "rlssm.envs.registry",
     "TD3BCConfig": "rlssm.algorithms.td3bc",
     "TorsoConfig": "rlssm.nn.torso",
     "UserError": "rlssm.errors",
@@ -80,6 +83,7 @@ __all__ = [
     "BCConfig",
     "CQLConfig",
     "CalQLConfig",
+    "DARCConfig",
     "EnvConfig",
     "ExperienceConfig",
     "GRUConfig",
@@ -97,6 +101,7 @@ __all__ = [
     "RunConfig",
     "S5Config",
     "SACConfig",
+    "SimulatorConfig",
     "TD3BCConfig",
     "TorsoConfig",
     "UserError",

@@ -14,11 +14,12 @@ policy holds. `state.hyper` holds the scalars a sweep may replace, by name.
 
 from types import ModuleType
 
-from rlssm.algorithms import awac, bc, calql, cql, h2o, iql, ppo, rebrac, rlpd, sac, td3bc
+from rlssm.algorithms import awac, bc, calql, cql, darc, h2o, iql, ppo, rebrac, rlpd, sac, td3bc
 from rlssm.algorithms.awac import AWACConfig
 from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.calql import CalQLConfig
 from rlssm.algorithms.cql import CQLConfig
+from rlssm.algorithms.darc import DARCConfig
 from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.ppo import PPOConfig
@@ -33,6 +34,7 @@ AgentConfig = (
     | BCConfig
     | CalQLConfig
     | CQLConfig
+    | DARCConfig
     | H2OConfig
     | IQLConfig
     | PPOConfig
@@ -46,6 +48,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "bc": bc,
     "calql": calql,
     "cql": cql,
+    "darc": darc,
     "h2o": h2o,
     "iql": iql,
     "ppo": ppo,

@@ -37,6 +37,7 @@ history. The ratio is of one step: ratios are not multiplied along time. Scores:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
@@ -234,15 +235,25 @@ def networks(config: H2OConfig, spec: Spec) -> Networks:
     """
     if not (isinstance(spec.action, Box) and len(spec.action.shape) == 1):
         raise UserError(f"{config.name} needs continuous actions (a vector), got {spec.action}")
-    if not (isinstance(spec.obs, Box) and len(spec.obs.shape) == 1):
-        raise UserError(f"{config.name} needs observations that are a vector, got {spec.obs}")
     history = History(spec, config.torso, config.core, config.precision)
     head = ScaledTanhGaussianHead(spec.action.shape[0], config.actor, config.precision)
     return Networks(
         Actor(history, head),
         Critic(history.clone(), config.critic, config.critics),
-        Discriminators(history.clone(), config.discriminator),
+        discriminators_of(config, spec),
     )
+
+
+def discriminators_of(config: Any, spec: Spec) -> Discriminators:
+    """Return the discriminators for an environment.
+
+    Raises:
+        UserError: if its observations are not vectors.
+    """
+    if not (isinstance(spec.obs, Box) and len(spec.obs.shape) == 1):
+        raise UserError(f"{config.name} needs observations that are a vector, got {spec.obs}")
+    history = History(spec, config.torso, config.core, config.precision)
+    return Discriminators(history, config.discriminator)
 
 
 def optimizers(config: H2OConfig, hyper: dict[str, Array]) -> dict[str, Any]:
@@ -315,7 +326,7 @@ def discriminator_loss(
     weights: Params, config: Any, spec: Spec, params: Params, batch: Trajectory, key: Key
 ) -> tuple[Float[Array, ""], Metrics]:
     """Return L_D on windows `[T, B, ...]`, and the accuracies."""
-    discriminators = networks(config, spec).discriminators
+    discriminators = discriminators_of(config, spec)
     seen, next_obs = as_judged(config, params, batch)
     obs_key, action_key, next_key = jax.random.split(key, 3)
 
@@ -353,12 +364,12 @@ def as_judged(config: Any, params: Params, batch: Trajectory) -> tuple[Inputs, A
     return normalized(config, params, seen), after.obs
 
 
-def judge(
-    config: H2OConfig, spec: Spec, state: H2OState, batch: Trajectory, key: Key
-) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
-    """Return the weight w and the gap u of each step of windows `[T, B, ...]`."""
-    discriminators, weights = networks(config, spec).discriminators, state.discriminators
-    seen, next_obs = as_judged(config, state.params, batch)
+def log_ratios(
+    config: Any, spec: Spec, weights: Params, params: Params, batch: Trajectory
+) -> tuple[Callable[[Array], Array], Array]:
+    """Return log P_sim / P_real as a function of successors, and the true successors."""
+    discriminators = discriminators_of(config, spec)
+    seen, next_obs = as_judged(config, params, batch)
     blank = discriminators.initial_carry(batch.first.shape[1])
     features = apply(discriminators, weights, blank, seen, batch.reset, method="features")
 
@@ -366,6 +377,14 @@ def judge(
         args = features, batch.step.action, next_obs
         return log_ratio(apply(discriminators, weights, *args, method="successor"))
 
+    return ratio_of, next_obs
+
+
+def judge(
+    config: H2OConfig, spec: Spec, state: H2OState, batch: Trajectory, key: Key
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+    """Return the weight w and the gap u of each step of windows `[T, B, ...]`."""
+    ratio_of, next_obs = log_ratios(config, spec, state.discriminators, state.params, batch)
     spread = spread_of(config, state.params["statistics"])
     noise = jax.random.normal(key, (config.gap_samples, *next_obs.shape), next_obs.dtype)
     ratio = jnp.clip(jnp.exp(-ratio_of(next_obs)), *RATIO_RANGE)

@@ -99,7 +99,10 @@ def reproduce(
         and i % count == index
         and not (args.runs / name / "result.json").exists()
     ]
-    minutes = sum(gpu_minutes(x) if callable(gpu_minutes) else gpu_minutes for _, x in todo)
+    if isinstance(gpu_minutes, (int, float)):
+        minutes = gpu_minutes * len(todo)
+    else:
+        minutes = sum(gpu_minutes(config) for _, config in todo)
     print(f"{len(todo)} runs left, about {minutes:.0f} minutes of one H100 GPU", flush=True)
     if args.plan:
         return

@@ -3,9 +3,10 @@
     python scripts/reproduce/h2o_gap.py [--run DIRECTORY] [--out FILE]
 
 Trains H2O on pendulum/mixed with a simulator of doubled gravity (about a minute on a CPU), then
-draws two pictures over angle and speed, without torque: the gap u that its discriminators estimate
-around the simulator's next state, and how far the next speeds of simulator and reality really lie
-apart. Where the two look alike, the discriminators have found what is wrong.
+draws pictures over angle and speed, without torque: the gap u that its discriminators estimate
+around the simulator's next state, with the published spread and a twentieth of it, and how far the
+next speeds of simulator and reality really lie apart. Where they look alike, the discriminators
+have found what is wrong.
 """
 
 import argparse
@@ -47,8 +48,8 @@ def observed(state: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(state[..., 0]), np.sin(state[..., 0]), state[..., 1]], axis=-1)
 
 
-def estimated(run: Run) -> np.ndarray:
-    """Return the gap u on the grid, from the last discriminators of member 0."""
+def estimated(run: Run, scale: float) -> np.ndarray:
+    """Return the gap u on the grid at a `gap_scale`, by the last discriminators of member 0."""
     gravity = run.config.sim.gravity
     obs, next_obs = (
         jnp.float32(observed(x)).reshape(1, -1, 3) for x in (states(), after(states(), gravity))
@@ -58,7 +59,7 @@ def estimated(run: Run) -> np.ndarray:
     previous = Previous(action[0], jnp.zeros(flags.shape[1]))
     batch = Trajectory(step, flags, flags, flags, None, previous)
     agent = jax.tree.map(lambda x: x[0], run.state("last").agent)
-    config = replace(run.config.agent, gap_samples=100)
+    config = replace(run.config.agent, gap_samples=100, gap_scale=scale)
     _, gap = h2o.judge(config, run.env.spec, agent, batch, jax.random.key(0))  # ty: ignore[invalid-argument-type]
     return np.asarray(gap).reshape(POINTS, POINTS)
 
@@ -66,11 +67,11 @@ def estimated(run: Run) -> np.ndarray:
 def draw(run: Run, out: Path) -> None:
     """Draw the estimated gap beside the true difference."""
     true = np.abs(after(states(), run.config.sim.gravity) - after(states(), 1.0))[..., 1]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     titles = ("gap u, as estimated", "|difference of next speeds|, true")
     for axes, values, title in zip(
-        figure.subplots(1, 2), (estimated(run), true), titles, strict=True
+        figure.subplots(1, 3), (estimated(run), true), titles, strict=True
     ):
         extent = (-np.pi, np.pi, -TOP_SPEED, TOP_SPEED)
         image = axes.imshow(values, origin="lower", extent=extent, aspect="auto")

@@ -69,10 +69,12 @@ def draw(run: Run, out: Path) -> None:
     true = np.abs(after(states(), run.config.sim.gravity) - after(states(), 1.0))[..., 1]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    titles = ("gap u, as estimated", "|difference of next speeds|, true")
-    for axes, values, title in zip(
-        figure.subplots(1, 3), (estimated(run), true), titles, strict=True
-    ):
+    pictures = {
+        "gap u, spread σ": estimated(run, 1.0),
+        "gap u, spread σ / 20": estimated(run, 0.05),
+        "true difference of next speeds": true,
+    }
+    for axes, (title, values) in zip(figure.subplots(1, 3), pictures.items(), strict=True):
         extent = (-np.pi, np.pi, -TOP_SPEED, TOP_SPEED)
         image = axes.imshow(values, origin="lower", extent=extent, aspect="auto")
         figure.colorbar(image, ax=axes)

@@ -2,7 +2,8 @@
 
 The gap was fixed beforehand, as the first of H2O's own: SAC trained in that simulator returns about
 -1000 in reality, where SAC trained in reality returns -150. The data are 20 episodes that return
--844; for CQL that is still enough, so that its comparison fails: see docs/h2o.md. Every learner makes 6,000 updates, those that act after 1,000 random steps of the simulator.
+-844; for CQL that is still enough, so that its comparison fails: see docs/h2o.md. Every learner
+makes 6,000 updates, those that act after 1,000 random steps of the simulator.
 `pytest -m learning -s` prints what came out.
 """
 

@@ -26,7 +26,7 @@ the targets. No gradient reaches the discriminators through w and u.
 Departures from the released code. Collection: `num_envs` copies of the simulator take
 `rollout_length` steps each between two rounds of as many updates, in place of one copy that takes
 a thousand; the counts are the same, while the first steps kept are of the beginnings of episodes.
-The first `warmup` steps are uniformly random. Observations spread by the dataset's own deviation σ
+The first `warmup` steps are uniformly random. σ is the deviation of the dataset itself
 (the paper's; the code's is in `deviation`). The floor of u is 1e-30, not the denormal 1e-45, which
 a compiler may flush to 0. One Adam serves both discriminators, which is the same as two: D₂ is not
 in the loss of D₁. The log standard deviation is clipped to [-5, 2]; kernels are orthogonal.

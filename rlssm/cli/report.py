@@ -1,11 +1,13 @@
 """What the commands print."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlssm.errors import UserError
 from rlssm.evaluation.statistics import bootstrap_interval, iqm, mean
 
 
@@ -28,6 +30,7 @@ def describe_result(run: Any) -> str:
         f"{config.env.id}, {config.cadence.total * collected(config.agent).steps:,} steps, "
         f"{config.seeds} seed{'s' * (config.seeds > 1)}",
         *describe_dataset(run.dataset),
+        *describe_simulator(run),
         *describe_scores(config, {name: result[name] for name in ("last", "best")}),
     ]
     curve = run.path / "plots" / "return.png"
@@ -46,6 +49,32 @@ def describe_dataset(dataset: dict[str, Any] | None) -> list[str]:
         f"  dataset {dataset['id']}: return {dataset['return_mean']:.4g}, "
         f"{dataset['episodes']:,} episodes{scale}"
     ]
+
+
+def describe_simulator(run: Any) -> list[str]:
+    """Return one line on a run's simulator, and on how far off its learner found it, if it did."""
+    from rlssm.io.logging import read_metric
+    from rlssm.train.run import in_words
+
+    if not run.config.simulated:
+        return []
+    found = []
+    for words, name in _JUDGEMENTS.items():
+        with suppress(UserError):  # not every learner judges
+            found.append(
+                f"{words} {read_metric(run.path / 'metrics.jsonl', name)[1][-1].mean():.3g}"
+            )
+    return [f"  acted in {in_words(run.config.sim)}{': ' * bool(found)}{', '.join(found)}"]
+
+
+# What the last log point says of the simulator, in words. See docs/h2o.md.
+_JUDGEMENTS = {
+    "weight w": "simulator/ratio",
+    "gap u": "simulator/gap",
+    "correction": "simulator/correction",
+    "told apart by their start": "discriminator/start_accuracy",
+    "by the step": "discriminator/step_accuracy",
+}
 
 
 def describe_scores(config: Any, scores: dict[str, dict[str, list[Any]]]) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,10 @@ def tabulate(script: str, configs: Mapping[str, RunConfig], runs: Path, out: Pat
 
 
 def reproduce(
-    script: str, description: str, configs: Mapping[str, RunConfig], gpu_minutes: float
+    script: str,
+    description: str,
+    configs: Mapping[str, RunConfig],
+    gpu_minutes: float | Callable[[RunConfig], float],
 ) -> None:
     """Train and tabulate, as the command line asks.
 
@@ -78,7 +81,7 @@ def reproduce(
         script: its name, which the folders of runs and results have too.
         description: its docstring.
         configs: the configuration of every run by its name.
-        gpu_minutes: of one GPU per run, compilation included.
+        gpu_minutes: of one GPU per run, compilation included, or a function that tells.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / script)
@@ -96,10 +99,11 @@ def reproduce(
         and i % count == index
         and not (args.runs / name / "result.json").exists()
     ]
-    print(
-        f"{len(todo)} runs left, about {gpu_minutes * len(todo):.0f} minutes of one H100 GPU",
-        flush=True,
-    )
+    if isinstance(gpu_minutes, (int, float)):
+        minutes = gpu_minutes * len(todo)
+    else:
+        minutes = sum(gpu_minutes(config) for _, config in todo)
+    print(f"{len(todo)} runs left, about {minutes:.0f} minutes of one H100 GPU", flush=True)
     if args.plan:
         return
     timer = threading.Timer(60 * args.minutes, os.kill, (os.getpid(), signal.SIGTERM))

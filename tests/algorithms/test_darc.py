@@ -40,6 +40,10 @@ SMALL = DARCConfig(
     precision="highest",
 )
 REAL = 3  # of the 6 windows of a batch
+BOTH = [
+    pytest.param(False, id="darc"),
+    pytest.param(True, id="darc+", marks=pytest.mark.slow),  # another compilation
+]
 # What is compiled here runs for microseconds, so compiling is what takes the time.
 jit = partial(
     jax.jit,
@@ -57,11 +61,16 @@ def before(config):
 
 
 @cache
+def update_of(plus):
+    return jit(partial(darc.update, replace(SMALL, real_steps=plus), SPEC))
+
+
+@cache
 def updated(plus):
     """Return (config, batches, state after, metrics) of one update of DARC or DARC+."""
     config = replace(SMALL, real_steps=plus)
     batches = mixed_batch(config, seed=5)
-    return config, batches, *jit(partial(darc.update, config, SPEC))(before(config), batches)
+    return config, batches, *update_of(plus)(before(config), batches)
 
 
 def corrections(config, step):
@@ -73,7 +82,7 @@ def corrections(config, step):
     return d2[..., 0] - d2[..., 1]
 
 
-@pytest.mark.parametrize("plus", [False, True], ids=["darc", "darc+"])
+@pytest.mark.parametrize("plus", BOTH)
 def test_an_update_is_that_of_sac_on_corrected_simulated_rewards(plus):
     config, batches, after, metrics = updated(plus)
     assert batches.mask.shape == (2, 6, 6)
@@ -98,12 +107,12 @@ def test_an_update_is_that_of_sac_on_corrected_simulated_rewards(plus):
     assert metrics["simulator/correction"] == pytest.approx(change[counted].mean(), rel=1e-4)
 
 
-@pytest.mark.parametrize("plus", [False, True], ids=["darc", "darc+"])
+@pytest.mark.parametrize("plus", BOTH)
 def test_real_steps_teach_the_discriminators_and_in_darc_plus_the_critics(plus):
     config, batches, after, _ = updated(plus)
     reward = batches.step.reward.at[:, :, :REAL].add(1.0)
     other = batches._replace(step=batches.step._replace(reward=reward))
-    found, _ = jit(partial(darc.update, config, SPEC))(before(config), other)
+    found, _ = update_of(plus)(before(config), other)
     moved = jax.tree.map(
         lambda a, b: np.abs(a - b).max(),
         *(first_gradient(x.opt_state["critic"]) for x in (found, after)),
@@ -117,6 +126,7 @@ def test_real_steps_teach_the_discriminators_and_in_darc_plus_the_critics(plus):
         assert (np.asarray(old) != np.asarray(new)).any()
 
 
+@pytest.mark.slow
 def test_the_best_action_is_found_with_a_dataset_of_random_ones():
     env = probes.RewardFromBoth(Box((1,)))
     config = replace(

@@ -80,7 +80,7 @@ SWITCHES = {
     "scaled gap": {"gap_scale": 3.0},
     "clean": {"noise": 0.0},
 }
-RARE = ("scaled gap", "clean", "no ratio")  # of which each costs a compilation
+RARE = ("scaled gap", "clean", "no ratio", "diluted", "mean")  # of which each costs a compilation
 SOME_SLOW = [pytest.param(x, marks=pytest.mark.slow) if x in RARE else x for x in SWITCHES]
 
 
@@ -97,11 +97,16 @@ def before():
 
 
 @cache
+def update_of(switch="default"):
+    return jit(partial(h2o.update, replace(WINDOWED, **SWITCHES[switch]), SPEC))
+
+
+@cache
 def updated(switch="default"):
     """Return (config, batches, state after, metrics) of one update."""
     config = replace(WINDOWED, **SWITCHES[switch])
     batches = mixed_batch(config, seed=5)
-    return config, batches, *jit(partial(h2o.update, config, SPEC))(before(), batches)
+    return config, batches, *update_of(switch)(before(), batches)
 
 
 @cache
@@ -257,8 +262,8 @@ def test_the_discriminators_learn_from_batches_of_their_own(switch):
 
 
 def test_what_the_discriminators_are_given_is_not_what_the_critics_are_given():
-    config, batches, after, _ = updated()
-    run = jit(partial(h2o.update, config, SPEC))
+    _, batches, after, _ = updated()
+    run = update_of()
     louder = jnp.zeros(3).at[0].set(1.0)[:, None, None]
     reward = batches.step.reward + louder
     other, _ = run(before(), batches._replace(step=batches.step._replace(reward=reward)))
@@ -304,6 +309,24 @@ def test_all_gradients_are_taken_at_the_same_parameters():
     assert_trees_close(after.target, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("deviation", ["true", "diluted"])
+def test_the_spread_of_successors_is_that_of_the_data_or_of_a_buffer_of_mostly_zeros(deviation):
+    config = replace(WINDOWED, deviation=deviation, gap_scale=2.0)
+    found = h2o.spread_of(config, before().params["statistics"])
+    np.testing.assert_allclose(found, spread(config), rtol=1e-4)
+
+
+def test_the_soft_maximum_of_values_and_their_mean():
+    values = np.random.default_rng(0).normal(size=(2, 1, 3))
+    omega, mask = np.array([[0.25, 0.75, 0.0]]), jnp.array([[True, True, False]])
+    shares = h2o.log_shares(jnp.float32([[1.0, 3.0, 9.0]]), mask)
+    soft = h2o.upper(WINDOWED, jnp.float32(values), shares)
+    expected = np.log((omega * np.exp(values)).sum((1, 2)))
+    np.testing.assert_allclose(soft, expected, rtol=1e-5)
+    plain = h2o.upper(replace(WINDOWED, soft_maximum=False), jnp.float32(values), shares)
+    np.testing.assert_allclose(plain, (omega * values).sum((1, 2)), rtol=1e-5)
+
+
 # --- Ratio and gap ----------------------------------------------------------------------------
 
 
@@ -318,13 +341,13 @@ def test_the_ratio_of_dynamics_is_the_difference_of_the_two_posteriors():
 
 @pytest.mark.parametrize("towards", [0, 1], ids=["real", "simulated"])
 def test_discriminators_of_any_opinion_lead_to_no_nan(towards):
-    config, batches, _, _ = updated()
+    _, batches, _, _ = updated()
     state = before()
     judges = state.discriminators["params"]
     sure = {"kernel": jnp.zeros((16, 2)), "bias": jnp.full(2, -99.0).at[towards].set(99.0)}
     judges = judges | {name: judges[name] | {"out": sure} for name in ("of_start", "of_step")}
     state = state.replace(discriminators={"params": judges})
-    after, metrics = jit(partial(h2o.update, config, SPEC))(state, batches)
+    after, metrics = update_of()(state, batches)
     for leaf in jax.tree.leaves((after.params, after.critic, after.discriminators, metrics)):
         assert np.isfinite(leaf).all()
     gap, ratio = (float(metrics[f"simulator/{name}"]) for name in ("gap", "ratio"))

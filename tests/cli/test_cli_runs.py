@@ -13,11 +13,13 @@ from command_line import ENV, TINY, mistake, rlssm
 from PIL import Image
 
 from rlssm.algorithms import ALGORITHMS
+from rlssm.algorithms.sac import SACConfig
 from rlssm.cli.main import USAGE, commands
 from rlssm.cli.parse import options
-from rlssm.cli.report import describe_scores
+from rlssm.cli.report import describe_scores, describe_simulator
 from rlssm.cli.train import default_name
 from rlssm.envs import EnvConfig, names
+from rlssm.envs.registry import SimulatorConfig
 from rlssm.io import export as export_io
 from rlssm.nn.cores import CORES, S5Config
 from rlssm.train.config import RunConfig
@@ -94,6 +96,29 @@ def test_presets_and_cores_are_what_the_options_adjust(tmp_path, monkeypatch):
     assert made[0].sweep == {"gae_lambda": (0.9, 1.0), "discount": (0.5,)}
     assert made[0].env == EnvConfig("MemoryChain-2", noise=0.1)
     assert made[1].agent.core == CORES["lru"]()
+
+
+def test_a_simulator_is_named_in_short_or_at_length(monkeypatch):
+    made = []
+    monkeypatch.setattr("rlssm.cli.train._fit", lambda *words: made.append(words))
+    words = ["train", "h2o", "--dataset", "pendulum/mixed"]
+    assert rlssm(*words, "--sim", "gravity=2", "joint-noise=0.5", "--seed", "1").code == 0
+    assert rlssm(*words, "--sim.gravity=2", "--sim.joint-noise", "0.5", "--seed", "1").code == 0
+    (short, out, _), (long, _, _) = made
+    assert short == long and short.sim == SimulatorConfig(gravity=2.0, joint_noise=0.5)
+    assert str(out) == "runs/pendulum-mixed-sim-h2o-none-1"
+
+
+def test_a_report_tells_how_far_off_the_simulator_was_found(tmp_path):
+    config = RunConfig(EnvConfig("Pendulum-v1"), SACConfig(), sim=SimulatorConfig(gravity=2.0))
+    run = SimpleNamespace(config=config, path=tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "actor/loss": [1.0, 2.0]}\n')
+    assert describe_simulator(run) == ["  acted in a simulator of gravity 2.0"]
+    row = '{"step": 2, "simulator/ratio": [0.2, 0.4], "simulator/gap": [2.0, 3.0]}\n'
+    (tmp_path / "metrics.jsonl").write_text(row)
+    assert describe_simulator(run) == [
+        "  acted in a simulator of gravity 2.0: weight w 0.3, gap u 2.5"
+    ]
 
 
 def test_scores_are_told_with_their_spread():

@@ -293,7 +293,8 @@ def _scan(implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carr
 def _scan_forward(
     implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carry: Any
 ) -> tuple[Any, Any]:
-    x = _scan(implementation, reverse, a, b, reset, carry)
+    # The implementation itself here and below, so that a gradient can be differentiated forwards.
+    x = IMPLEMENTATIONS[implementation](a, b, reset, carry, reverse)
     return x, (a, x, reset, carry)
 
 
@@ -311,7 +312,7 @@ def _scan_backward(implementation: str, reverse: bool, residuals: Any, g: Any) -
     a_after = _adjoint(later(a, _tree(lambda v: v[0], a)) if varies else a)
     reset_after = later(reset, jnp.ones_like(reset[0]))
     rest = _tree(jnp.zeros_like, carry)
-    adjoint = _scan(implementation, not reverse, a_after, g, reset_after, rest)
+    adjoint = IMPLEMENTATIONS[implementation](a_after, g, reset_after, rest, not reverse)
 
     if varies:
         d_a = _decay_gradient(adjoint, earlier(x, carry), reset)

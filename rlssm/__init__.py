@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from rlssm.algorithms.bc import BCConfig
     from rlssm.algorithms.calql import CalQLConfig
     from rlssm.algorithms.cql import CQLConfig
+    from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
     from rlssm.algorithms.rlpd import RLPDConfig
     from rlssm.algorithms.sac import SACConfig
     from rlssm.algorithms.td3bc import TD3BCConfig
+    from rlssm.algorithms.trpo import TRPOConfig
     from rlssm.data.mixing import ExperienceConfig
     from rlssm.envs.registry import EnvConfig, make
     from rlssm.errors import UserError
@@ -51,6 +53,7 @@ _HOMES = {
     "EnvConfig": "rlssm.envs.registry",
     "ExperienceConfig": "rlssm.data.mixing",
     "GRUConfig": "rlssm.nn.cores",
+    "HNPGConfig": "rlssm.algorithms.hnpg",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
@@ -65,6 +68,7 @@ _HOMES = {
     "S5Config": "rlssm.nn.cores",
     "SACConfig": "rlssm.algorithms.sac",
     "TD3BCConfig": "rlssm.algorithms.td3bc",
+    "TRPOConfig": "rlssm.algorithms.trpo",
     "TorsoConfig": "rlssm.nn.torso",
     "UserError": "rlssm.errors",
     "evaluate": "rlssm.evaluation.evaluate",
@@ -81,6 +85,7 @@ __all__ = [
     "EnvConfig",
     "ExperienceConfig",
     "GRUConfig",
+    "HNPGConfig",
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",
@@ -95,6 +100,7 @@ __all__ = [
     "S5Config",
     "SACConfig",
     "TD3BCConfig",
+    "TRPOConfig",
     "TorsoConfig",
     "UserError",
     "evaluate",

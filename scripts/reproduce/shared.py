@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,11 @@ def tabulate(script: str, configs: Mapping[str, RunConfig], runs: Path, out: Pat
 
 
 def reproduce(
-    script: str, description: str, configs: Mapping[str, RunConfig], gpu_minutes: float
+    script: str,
+    description: str,
+    configs: Mapping[str, RunConfig],
+    gpu_minutes: float,
+    report: Callable[[Path, Path], None] | None = None,
 ) -> None:
     """Train and tabulate, as the command line asks.
 
@@ -79,6 +83,7 @@ def reproduce(
         description: its docstring.
         configs: the configuration of every run by its name.
         gpu_minutes: of one GPU per run, compilation included.
+        report: called at the end with the folders of runs and of results, to write more of them.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / script)
@@ -116,3 +121,5 @@ def reproduce(
         print(f"{name}: {seconds:.0f} s, last {last.tolist()}", flush=True)
     timer.cancel()
     print(tabulate(script, configs, args.runs, args.out))
+    if report is not None:
+        report(args.runs, args.out)

@@ -29,6 +29,9 @@ from rlssm.train.program import on_policy
 from rlssm.types import Hybrid, Rollout
 
 SMALL = MLPConfig((8,), "tanh")
+# Most of these tests' time is compilation, and one update is not long enough to repay it.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = partial(jax.jit, compiler_options=QUICK)
 FAST = TRPOConfig(
     actor=SMALL, critic=SMALL, num_envs=4, rollout_length=12, critic_steps=6, value_samples=3
 )  # fmt: skip
@@ -47,28 +50,33 @@ def data_of(env):
     return from_env(env, steps=30, num_envs=4)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=pytest.mark.slow) if form == "memory" else form for form in FORMS],
+)
 def test_an_offline_weight_of_zero_is_trpo(form):
     changes, env = FORMS[form]
     plain = TRPOConfig(**{**vars(FAST), **changes})
     hybrid = HNPGConfig(**{**vars(plain), "name": "hnpg"}, offline_weight=0.0, sweeps=3, burn_in=2)
     spec, data = env.spec, data_of(env)
 
-    def both(key):
+    def played(key):
         agent = trpo.init(plain, spec, key)
         act = partial(trpo.act, plain, spec, agent.params, greedy=False)
         envs = Vectorized(env, plain.num_envs)
         carry = trpo.networks(plain, spec).initial_carry(plain.num_envs)
         _, own = rollout(envs, act, start(envs, carry, key), trpo.batch_spec(plain))
-        offline = mixing.beside(hnpg.batch_spec(hybrid), key, data)
-        results = [trpo.update(plain, spec, agent, own)]
-        for weight in (0.0, 1.0):
-            hyper = agent.hyper | {"offline_weight": jnp.float32(weight)}
-            batch = Hybrid(own, offline)
-            results.append(hnpg.update(hybrid, spec, agent.replace(hyper=hyper), batch))
-        return agent.params, results
+        return agent, own, mixing.beside(hnpg.batch_spec(hybrid), key, data)
 
-    before, ((ours, _), (without, _), (with_data, metrics)) = jax.jit(both)(jax.random.key(0))
+    agent, own, offline = quick_jit(played)(jax.random.key(0))
+    ours, _ = quick_jit(partial(trpo.update, plain, spec))(agent, own)
+    update = quick_jit(partial(hnpg.update, hybrid, spec))
+    weighted = [
+        agent.replace(hyper=agent.hyper | {"offline_weight": jnp.float32(weight)})
+        for weight in (0.0, 1.0)
+    ]
+    (without, _), (with_data, metrics) = (update(one, Hybrid(own, offline)) for one in weighted)
+    before = agent.params
     assert_trees_close(without.params, ours.params, rtol=1e-4, atol=1e-6)
     assert distance(ours.params, before) > 1e-2, "TRPO itself must have moved"
     for name in ("actor", "critic"):

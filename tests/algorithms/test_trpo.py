@@ -49,7 +49,9 @@ def samples(nets, rng, batch=B, dtype=np.float64):
     return Sample(seen, first, carry, draw(2), draw(), mask)
 
 
-@pytest.mark.parametrize("memory", [{}, S5], ids=["none", "s5"])
+@pytest.mark.parametrize(
+    "memory", [{}, pytest.param(S5, marks=pytest.mark.slow)], ids=["none", "s5"]
+)
 def test_surrogate_and_divergence_against_loops_and_finite_differences(memory):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
@@ -120,8 +122,8 @@ def test_best_actions_of_a_probe_within_the_bound(action):
     assert mean_return(env, program, state) > 0.95
 
 
-def test_memory_is_used_and_values_are_right():
-    """The last step pays the cue; before it the value is the discounted chance of that."""
+@pytest.mark.slow
+def test_memory_is_used():
     env = MemoryChain(1)
     program, state, _ = train(env, config(**S5, max_kl=0.05), 80)
     assert mean_return(env, program, state) > 0.95

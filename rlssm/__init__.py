@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from rlssm.algorithms.cql import CQLConfig
     from rlssm.algorithms.darc import DARCConfig
     from rlssm.algorithms.h2o import H2OConfig
+    from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
     from rlssm.algorithms.rlpd import RLPDConfig
     from rlssm.algorithms.sac import SACConfig
     from rlssm.algorithms.td3bc import TD3BCConfig
+    from rlssm.algorithms.trpo import TRPOConfig
     from rlssm.data.mixing import ExperienceConfig
     from rlssm.envs.registry import EnvConfig, SimulatorConfig, make
     from rlssm.errors import UserError
@@ -55,6 +57,7 @@ _HOMES = {
     "ExperienceConfig": "rlssm.data.mixing",
     "GRUConfig": "rlssm.nn.cores",
     "H2OConfig": "rlssm.algorithms.h2o",
+    "HNPGConfig": "rlssm.algorithms.hnpg",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
@@ -70,6 +73,7 @@ _HOMES = {
     "SACConfig": "rlssm.algorithms.sac",
     "SimulatorConfig": "rlssm.envs.registry",
     "TD3BCConfig": "rlssm.algorithms.td3bc",
+    "TRPOConfig": "rlssm.algorithms.trpo",
     "TorsoConfig": "rlssm.nn.torso",
     "UserError": "rlssm.errors",
     "evaluate": "rlssm.evaluation.evaluate",
@@ -88,6 +92,7 @@ __all__ = [
     "ExperienceConfig",
     "GRUConfig",
     "H2OConfig",
+    "HNPGConfig",
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",
@@ -103,6 +108,7 @@ __all__ = [
     "SACConfig",
     "SimulatorConfig",
     "TD3BCConfig",
+    "TRPOConfig",
     "TorsoConfig",
     "UserError",
     "evaluate",

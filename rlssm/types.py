@@ -18,7 +18,7 @@ cut from the middle of an episode (a reset without a first step). Both start Tru
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -205,17 +205,30 @@ class Policy(NamedTuple):
 class Rollout:
     """A learner's wish for data: a fresh trajectory of its own policy, `[length, num_envs]`.
 
-    With `next_value` the policy's `extras["value"]` is also wanted for every true successor.
+    With `next_value` the policy's `extras["value"]` is also wanted for every true successor. With
+    `offline` the learner is handed a `Hybrid`, with as many steps of a dataset beside its own: in
+    windows from any step on, or in whole episodes, which must have `length` steps.
     """
 
     length: int
     num_envs: int
     next_value: bool = False
+    offline: Literal["windows", "episodes"] | None = None
 
     @property
     def steps(self) -> int:
         """Steps of all environments together."""
         return self.length * self.num_envs
+
+
+class Hybrid(NamedTuple):
+    """Fresh experience and steps of a dataset, `[T, B]` each; the latter have no carry.
+
+    Windows of a dataset have a row for the end of each truncated episode, as `Windows` says.
+    """
+
+    own: Trajectory
+    offline: Trajectory
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,36 @@ policy holds. `state.hyper` holds the scalars a sweep may replace, by name.
 
 from types import ModuleType
 
-from rlssm.algorithms import awac, bc, calql, cql, darc, h2o, iql, ppo, rebrac, rlpd, sac, td3bc
+from rlssm.algorithms import (
+    awac,
+    bc,
+    calql,
+    cql,
+    darc,
+    h2o,
+    hnpg,
+    iql,
+    ppo,
+    rebrac,
+    rlpd,
+    sac,
+    td3bc,
+    trpo,
+)
 from rlssm.algorithms.awac import AWACConfig
 from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.calql import CalQLConfig
 from rlssm.algorithms.cql import CQLConfig
 from rlssm.algorithms.darc import DARCConfig
 from rlssm.algorithms.h2o import H2OConfig
+from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.algorithms.rebrac import ReBRACConfig
 from rlssm.algorithms.rlpd import RLPDConfig
 from rlssm.algorithms.sac import SACConfig
 from rlssm.algorithms.td3bc import TD3BCConfig
+from rlssm.algorithms.trpo import TRPOConfig
 
 # The union of the configurations in `ALGORITHMS`.
 AgentConfig = (
@@ -36,12 +53,14 @@ AgentConfig = (
     | CQLConfig
     | DARCConfig
     | H2OConfig
+    | HNPGConfig
     | IQLConfig
     | PPOConfig
     | ReBRACConfig
     | RLPDConfig
     | SACConfig
     | TD3BCConfig
+    | TRPOConfig
 )
 ALGORITHMS: dict[str, ModuleType] = {
     "awac": awac,
@@ -50,10 +69,12 @@ ALGORITHMS: dict[str, ModuleType] = {
     "cql": cql,
     "darc": darc,
     "h2o": h2o,
+    "hnpg": hnpg,
     "iql": iql,
     "ppo": ppo,
     "rebrac": rebrac,
     "rlpd": rlpd,
     "sac": sac,
     "td3bc": td3bc,
+    "trpo": trpo,
 }

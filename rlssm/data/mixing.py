@@ -224,6 +224,27 @@ def from_dataset(dataset: OfflineDataset, key: Key, batch: int, length: int) -> 
     return dataset_windows(dataset.replace(extras=kept), start, length)
 
 
+def beside(wish: Rollout, key: Key, dataset: OfflineDataset | None) -> Trajectory:
+    """Return the steps of a dataset that a `Rollout` wishes for, `[length, num_envs]`, no extras.
+
+    Raises:
+        UserError: if there is no dataset, or whole episodes are wished for and the dataset's have
+            another length.
+    """
+    if dataset is None:
+        raise UserError("an algorithm that learns from a dataset as it plays needs a dataset")
+    dataset = dataset.replace(extras={})
+    if wish.offline == "windows":
+        return bootstrap_rows(from_dataset(dataset, key, wish.num_envs, wish.length))
+    if dataset.num_steps != dataset.num_episodes * wish.length:
+        raise UserError(
+            f"every episode of dataset {dataset.info.id} must have rollout_length = {wish.length} "
+            f"steps, got {dataset.num_steps} steps in {dataset.num_episodes} episodes"
+        )
+    chosen = jax.random.randint(key, (wish.num_envs,), 0, dataset.num_episodes)
+    return dataset_windows(dataset, jnp.asarray(dataset.start)[chosen], wish.length)
+
+
 def bootstrap_rows(trajectory: Trajectory) -> Trajectory:
     """Return windows in which the row after a truncated step shows what that step led to.
 

@@ -231,7 +231,8 @@ def _scan(implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carr
 def _scan_forward(
     implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carry: Any
 ) -> tuple[Any, Any]:
-    x = _scan(implementation, reverse, a, b, reset, carry)
+    # The implementation itself here and below, so that a gradient can be differentiated forwards.
+    x = IMPLEMENTATIONS[implementation](a, b, reset, carry, reverse)
     return x, (a, x, reset, carry)
 
 
@@ -263,7 +264,7 @@ def _gradients(
     a_after = adjoint_of(later(a, tree(lambda v: v[0], a)) if varies else a)
     reset_after = later(reset, jnp.ones_like(reset[0]))
     rest = tree(jnp.zeros_like, carry)
-    adjoint = _scan(implementation, not reverse, a_after, g, reset_after, rest)
+    adjoint = IMPLEMENTATIONS[implementation](a_after, g, reset_after, rest, not reverse)
 
     if varies:
         d_a = _decay_gradient(adjoint, earlier(x, carry), reset)

@@ -6,6 +6,7 @@ Each is a NamedTuple of its parameters, leaves `[*batch, ...]`, with
     sample_and_log_prob(key)  an action and its log-probability, `[*batch]`
     log_prob(action)          log-probability or log-density, `[*batch]`
     entropy()                 `[*batch]`
+    kl(other)                 divergence KL(self || other) from one of the same kind, `[*batch]`
     mode()                    the action of a greedy policy
 
 Continuous actions are vectors with independent components, and densities are over the vector.
@@ -46,6 +47,9 @@ class Categorical(NamedTuple):
 
     def entropy(self) -> Float[Array, "*batch"]:
         return jnp.asarray(self._distribution().entropy())
+
+    def kl(self, other: "Categorical") -> Float[Array, "*batch"]:
+        return jnp.asarray(self._distribution().kl_divergence(other._distribution()))
 
     def mode(self) -> Int[Array, "*batch"]:
         return jnp.asarray(self._distribution().mode())
@@ -93,6 +97,10 @@ class Gaussian(NamedTuple):
     def entropy(self) -> Float[Array, "*batch"]:
         return jnp.sum(self._distribution().entropy(), axis=-1)
 
+    def kl(self, other: "Gaussian") -> Float[Array, "*batch"]:
+        each = self._distribution().kl_divergence(other._distribution())
+        return jnp.sum(jnp.asarray(each), axis=-1)
+
     def mode(self) -> Float[Array, "*batch A"]:
         return self.mean
 
@@ -136,6 +144,10 @@ class TanhGaussian(NamedTuple):
         u = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * nodes
         squashing = jnp.sum(_log_slope(u) * weights, axis=-1)
         return self._base().entropy() + squashing.sum(-1)
+
+    def kl(self, other: "TanhGaussian") -> Float[Array, "*batch"]:
+        """That of the Gaussians behind them: squashing is one to one."""
+        return self._base().kl(other._base())
 
     def mode(self) -> Float[Array, "*batch A"]:
         """Return tanh(mean), the median; the density itself may peak at the bounds."""

@@ -87,8 +87,12 @@ class RunConfig:
     def _check_sources(self) -> None:
         """Raise a `UserError` where the algorithm cannot learn from what it is given."""
         name, wish, offline = self.agent.name, wish_of(self.agent), self.offline_steps
-        if isinstance(wish, Rollout):
+        if isinstance(wish, Rollout) and wish.offline is None:
             require(self.dataset is None, "dataset", self.dataset, f"left out: {name} takes none")
+        elif isinstance(wish, Rollout):
+            if self.dataset is None:
+                raise UserError(f"{name} learns from a dataset as it plays; name one with dataset")
+            require(not offline, "offline_steps", offline, f"left out: {name} always plays")
         elif wish.offline_first and self.dataset is None:
             raise UserError(f"{name} learns from a dataset; name one with dataset")
         elif wish.both:

@@ -15,7 +15,7 @@ from rlssm.data.dataset import OfflineDataset
 from rlssm.data.replay import Replay
 from rlssm.envs.base import Environment, Vectorized
 from rlssm.train.collect import Act, rollout, start
-from rlssm.types import Discrete, Key, Metrics, Params, Policy, Rollout, Spec, Windows
+from rlssm.types import Discrete, Hybrid, Key, Metrics, Params, Policy, Rollout, Spec, Windows
 
 PhaseName = Literal["offline", "random", "fill", "online"]
 Data = OfflineDataset | None  # passed to compiled code, never closed over
@@ -90,7 +90,10 @@ def make_program(config: Any, env: Environment, *, online: bool = True) -> Progr
 
 
 def on_policy(config: Any, env: Environment) -> Program:
-    """Return the program of an algorithm that learns from fresh rollouts of its own policy."""
+    """Return the program of an algorithm that learns from fresh rollouts of its own policy.
+
+    Where it wishes for a dataset beside them, each round draws from it anew.
+    """
     algorithm = ALGORITHMS[config.name]
     spec, wish = env.spec, algorithm.batch_spec(config)
     envs = Vectorized(env, wish.num_envs)
@@ -104,9 +107,13 @@ def on_policy(config: Any, env: Environment) -> Program:
 
     def online(state: LoopState, data: Data) -> tuple[LoopState, Metrics]:
         act = partial(algorithm.act, config, spec, state.agent.params, greedy=False)
-        runner, trajectory = rollout(envs, act, state.runner, wish)
-        agent, metrics = algorithm.update(config, spec, state.agent, trajectory)
-        return state.replace(agent=agent, runner=runner), metrics
+        runner, batch = rollout(envs, act, state.runner, wish)
+        key = state.key
+        if wish.offline is not None:
+            key, draw_key = jax.random.split(key)
+            batch = Hybrid(batch, mixing.beside(wish, draw_key, data))
+        agent, metrics = algorithm.update(config, spec, state.agent, batch)
+        return state.replace(agent=agent, runner=runner, key=key), metrics
 
     return Program(
         init, {"online": _chunk(online)}, lambda state: state.agent.params, _policy(config, env)

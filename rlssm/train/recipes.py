@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rlssm.data import minari_io, minari_store
 from rlssm.data.dataset import OfflineDataset
 from rlssm.errors import UserError, require, unknown_name
-from rlssm.train import recipes_mujoco, recipes_pendulum
+from rlssm.train import recipes_lock, recipes_mujoco, recipes_pendulum
 
 MAX_STEPS = 50_000_000  # some 10 GB
 
@@ -37,6 +37,10 @@ RECIPES: dict[str, Recipe] = {
         )
         for env in recipes_mujoco.ENVS
         for level in recipes_mujoco.LEVELS
+    },
+    **{
+        name: Recipe(recipes_lock.text(name), recipes_lock.default_steps(name), recipes_lock.build)
+        for name in recipes_lock.IDS
     },
 }
 

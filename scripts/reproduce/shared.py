@@ -74,6 +74,7 @@ def reproduce(
     description: str,
     configs: Mapping[str, RunConfig],
     gpu_minutes: float | Callable[[RunConfig], float],
+    report: Callable[[Path, Path], None] | None = None,
 ) -> None:
     """Train and tabulate, as the command line asks.
 
@@ -82,6 +83,7 @@ def reproduce(
         description: its docstring.
         configs: the configuration of every run by its name.
         gpu_minutes: of one GPU per run, compilation included, or a function that tells.
+        report: called at the end with the folders of runs and of results, to write more of them.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / script)
@@ -120,3 +122,5 @@ def reproduce(
         print(f"{name}: {seconds:.0f} s, last {last.tolist()}", flush=True)
     timer.cancel()
     print(tabulate(script, configs, args.runs, args.out))
+    if report is not None:
+        report(args.runs, args.out)

@@ -165,6 +165,9 @@ def test_second_derivatives_equal_finite_differences(name: str) -> None:
         curvature = jax.jit(jax.grad(slope))(inputs)
         found = sum(float(jnp.vdot(c, o)) for c, o in zip(curvature, other, strict=True))
         assert found == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-6)
+        other = tuple(jnp.asarray(o) for o in other)
+        forwards = jax.jit(lambda inputs: jax.jvp(slope, (inputs,), (other,))[1])(inputs)
+        assert found == pytest.approx(float(forwards), rel=1e-9)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 257])

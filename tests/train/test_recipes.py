@@ -17,14 +17,23 @@ import jax
 import minari
 import numpy as np
 import pytest
+from scipy.linalg import hadamard
 
 from rlssm.data import minari_io, minari_store
 from rlssm.data.check import check
 from rlssm.data.dataset import to_episodes, transitions
 from rlssm.data.describe import summarise
 from rlssm.data.scores import normalise
+from rlssm.envs import make
 from rlssm.errors import UserError
-from rlssm.train import policy_file, recipes, recipes_mujoco, recipes_pendulum
+from rlssm.train import (
+    datasets,
+    policy_file,
+    recipes,
+    recipes_lock,
+    recipes_mujoco,
+    recipes_pendulum,
+)
 from rlssm.train.mujoco_worker import Job, play
 from rlssm.train.policy_file import Actor, Policy, load_policies, save_policies
 
@@ -154,6 +163,55 @@ def test_a_made_dataset_is_read_back_and_is_minaris(pendulum, monkeypatch):
     assert 100 * score[0] == pytest.approx(
         normalise(summarise(made).returns[0], made.info.reference), rel=1e-4
     )
+
+
+# --- Locks ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("horizon", [5, 10, 15, 30, 50])
+def test_locks_open_as_often_as_published(horizon):
+    """The authors' generator opened 0.371, 0.387, 0.390, 0.398 and 0.394 of its locks."""
+    name, episodes = f"lock/h{horizon}", 8000
+    lock = make(name)
+    keys = jax.random.split(jax.random.key(0), episodes)
+    played = recipes_lock.play(lock, keys, 1 / horizon)
+    opened = np.asarray(played.reward[:, -1] == 1).mean()
+    expected = (1 - 0.9 / horizon) ** horizon
+    assert 0.36 < expected < 0.41
+    assert opened == pytest.approx(expected, abs=4 * np.sqrt(0.24 / episodes))
+    published = {5: 0.371, 10: 0.387, 15: 0.390, 30: 0.398, 50: 0.394}[horizon]
+    assert opened == pytest.approx(published, abs=0.025)
+
+
+@pytest.mark.parametrize("name", ["lock/h5", "lock/h5-images", "lock/h5-discrete"])
+def test_lock_data_are_whole_episodes_of_an_expert_that_errs(name, datasets_root):
+    made = recipes.make(name, steps=998)
+    read = minari_io.read(name)
+    assert read.info == made.info and read.num_episodes == 200
+    for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(made), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert datasets.environment(read.info) == name and read.info.spec.obs == make(name).spec.obs
+    reference = read.info.reference
+    assert reference.high > 0.99 and reference.low < 0.06
+    assert read.terminated.reshape(200, 5)[:, -1].all() and read.terminated.sum() == 200
+    if name == "lock/h5-discrete":
+        assert set(read.action.tolist()) <= set(range(10))
+        return
+    assert read.action.min() >= 0 and read.action.max() <= 1
+    one_hot = (np.sort(read.action, 1)[:, :-1] == 0).all(1) & (read.action.max(1) == 1)
+    assert one_hot.mean() == pytest.approx(0.8, abs=4 * np.sqrt(0.16 / 1000))
+    latent = made.obs.reshape(200, 6, -1)[:, :5].reshape(1000, -1)
+    if name == "lock/h5":  # the state can be read off, and the expert's choice depends on it
+        latent = (latent @ hadamard(16))[:, :3].argmax(1)
+        wanted = np.asarray(make(name).params)[latent % 2, np.tile(np.arange(5), 200)]
+        assert (read.action.argmax(1) == wanted)[one_hot].all()
+
+
+def test_lock_data_follow_from_the_seed_and_references_do_not():
+    first, again, other = (recipes_lock.build("lock/h5", 1000, s, False) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first.obs, again.obs)
+    assert np.abs(first.obs - other.obs).max() > 1
+    assert first.info.reference == other.info.reference
 
 
 # --- What can be made -------------------------------------------------------------------------

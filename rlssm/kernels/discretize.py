@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rlssm.errors import require
-from rlssm.kernels.linear_scan import Number, Pair
+from rlssm.kernels.pair import Number, Pair
 from rlssm.types import Key
 
 Real = Float[Array, "..."]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rlssm.kernels.linear_scan import Pair
+from rlssm.kernels.pair import Pair
 from rlssm.nn.mlp import Precision
 from rlssm.types import Carry
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float
 
 from rlssm.errors import require
 from rlssm.kernels.hippo import lru_initial
-from rlssm.kernels.linear_scan import Pair, linear_scan
+from rlssm.kernels.linear_scan import linear_scan
+from rlssm.kernels.pair import Pair
 from rlssm.nn.blocks import Gate, Norm, project_in, project_out, zero_state
 from rlssm.nn.mlp import Precision, require_choices
 from rlssm.types import Key
@@ -36,7 +37,7 @@ class LRUConfig:
     """Nonlinearity after the recurrence. LRU paper: full_glu."""
     norm: Norm = "pre"
     """Where a LayerNorm stands in a block. LRU paper: pre (BatchNorm or LayerNorm)."""
-    scan: Literal["auto", "sequential", "associative", "chunked"] = "auto"
+    scan: Literal["auto", "sequential", "associative", "chunked", "kernel"] = "auto"
     """How the recurrence is computed; auto takes the fastest measured on the backend."""
 
     def __post_init__(self) -> None:

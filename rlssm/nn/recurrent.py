@@ -53,7 +53,7 @@ class MinGRUConfig:
     """Kind of core."""
     layers: int = 2
     """Number of residual layers, at least 1. "Were RNNs All We Needed?": 3."""
-    scan: Literal["auto", "sequential", "associative", "chunked"] = "auto"
+    scan: Literal["auto", "sequential", "associative", "chunked", "kernel"] = "auto"
     """How the recurrence is computed; auto takes the fastest measured on the backend."""
 
     def __post_init__(self) -> None:

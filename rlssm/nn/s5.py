@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float
 
 from rlssm.errors import UserError, require
 from rlssm.kernels import discretize, hippo
-from rlssm.kernels.linear_scan import Pair, linear_scan
+from rlssm.kernels.linear_scan import linear_scan
+from rlssm.kernels.pair import Pair
 from rlssm.nn.blocks import Gate, Norm, project_in, project_out, zero_state
 from rlssm.nn.mlp import Precision, require_choices
 from rlssm.types import Key
@@ -74,7 +75,7 @@ class S5Config:
     """How Re(Lambda) is kept below 0: not, clipped at -1e-4, or as -exp(p) or -softplus(p)."""
     step_rescale: float = 1.0
     """Factor of every step, above 0; 2 runs a trained core at half its sampling rate. S5: 1."""
-    scan: Literal["auto", "sequential", "associative", "chunked"] = "auto"
+    scan: Literal["auto", "sequential", "associative", "chunked", "kernel"] = "auto"
     """How the recurrence is computed; auto takes the fastest measured on the backend."""
 
     def __post_init__(self) -> None:

@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlssm.kernels.linear_scan import IMPLEMENTATIONS, Pair, linear_scan
+from rlssm.kernels.linear_scan import IMPLEMENTATIONS, linear_scan
+from rlssm.kernels.pair import Pair
 
 SHAPES = ["1,16,64", "32,16,64", "256,16,64", "1024,8,128", "128,64,128", "4096,1,64"]
 RESET_RATE = 0.02

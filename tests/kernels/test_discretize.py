@@ -12,7 +12,7 @@ import pytest
 from rlssm.errors import UserError
 from rlssm.kernels.discretize import bilinear, init_log_step, zoh
 from rlssm.kernels.hippo import initial_system
-from rlssm.kernels.linear_scan import Pair
+from rlssm.kernels.pair import Pair
 
 TERMS = 40
 

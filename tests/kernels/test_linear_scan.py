@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlssm.errors import UserError
-from rlssm.kernels.linear_scan import IMPLEMENTATIONS, Pair, _step, linear_scan
+from rlssm.kernels.linear_scan import IMPLEMENTATIONS, linear_scan
+from rlssm.kernels.pair import Pair, take_step
 
 KINDS = ["real", "complex", "pair"]
 T, B, P = 13, 3, 4  # an odd length leaves a remainder in every implementation
@@ -369,7 +370,7 @@ def test_the_composition_of_steps_is_associative() -> None:
 
     def compose(first: Any, second: Any) -> Any:
         (a1, b1, r1), (a2, b2, r2) = first, second
-        return a2 * a1, _step(a2, b1, r2, b2), r1 | r2
+        return a2 * a1, take_step(a2, b1, r2, b2), r1 | r2
 
     x = jnp.asarray(rng.normal(size=8))
     one, two, three = (
@@ -378,9 +379,9 @@ def test_the_composition_of_steps_is_associative() -> None:
     left, right = compose(compose(one, two), three), compose(one, compose(two, three))
     stepped = x
     for a_i, b_i, r_i in (one, two, three):
-        stepped = _step(a_i, stepped, r_i, b_i)
+        stepped = take_step(a_i, stepped, r_i, b_i)
     for a_i, b_i, r_i in (left, right):
-        assert_close(np.asarray(_step(a_i, x, r_i, b_i)), np.asarray(stepped), 1e-6)
+        assert_close(np.asarray(take_step(a_i, x, r_i, b_i)), np.asarray(stepped), 1e-6)
     np.testing.assert_array_equal(left[2], right[2])
 
 

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     ahead: bool = False
     """Whether the next `unroll` inputs are loaded before the present ones are used."""
     chunk: int | None = None
-    """Steps of a chunk; None for one pass over all."""
+    """Steps of a chunk, a multiple of `unroll`; None for one pass over all."""
 
 
 FULL_CHIP = 4096
@@ -315,9 +315,9 @@ def _program(
     length, (chunk, rows, width) = sizes[0], tile
     first = pl.program_id(0) * chunk  # steps are counted in the direction of the scan
     row_inside, column_inside, inside = _inside(sizes, tile)
-    varies = len(shape_of(inputs.b)) == len(shape_of(inputs.a))
+    varies = jax.tree.leaves(inputs.a)[0].ndim == 3
     differentiates = inputs.x is not None
-    ragged = length % chunk != 0 or chunk % unroll != 0
+    ragged = length % chunk != 0 or chunk % unroll != 0  # the last loads pass the end
 
     def time(step: Any) -> Any:
         return length - 1 - step if reverse else step
@@ -325,7 +325,7 @@ def _program(
     def within(step: Any) -> Any:
         if not ragged:
             return inside
-        alive = jnp.broadcast_to((step < length) & (step < first + chunk), (rows, width))
+        alive = jnp.broadcast_to(step < length, (rows, width))
         return alive if inside is None else inside & alive
 
     def read_flag(ref: Any, t: Any) -> Array:

@@ -143,9 +143,10 @@ def backward(
         d_a, d_b = (lax.complex(d.re, -d.im) for d in gradients)
         return d_a, d_b
     shapes = shape_of(a), shape_of(x)
-    varies, rest = varies_in_time(a, x), tree(jnp.zeros_like, carry)
+    varies = varies_in_time(a, x)
+    _, g, _ = _flatten(a, g, carry)
     a, x, carry = _flatten(a, x, carry)
-    _, g, rest = _flatten(a, g, rest)
+    rest = tree(jnp.zeros_like, carry)
     later = advance if not reverse else delay
     reset_after = later(reset, jnp.ones_like(reset[0]))
     d_b, d_a = _advance_all(

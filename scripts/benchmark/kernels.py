@@ -17,7 +17,6 @@ rows of the batch; whether NaN behind a reset stays there; and time and memory o
 import argparse
 import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ def draw(length: int, batch: int, size: int, step: float) -> tuple[Any, ...]:
     return a, b, reset, pair(4, batch, size), g
 
 
-def functions(how: str | Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def functions(how: str | Plan) -> tuple[Any, Any]:
     """Return forward: (a, b, reset, carry) -> x, and both: (..., g) -> x and gradients."""
     if isinstance(how, Plan):
         forward = partial(gpu_scan.scan, plan=how)
@@ -162,7 +161,7 @@ def functions(how: str | Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
 # --- Time -------------------------------------------------------------------------------------
 
 
-def microseconds(function: Callable[..., Any], arguments: Any, repeats: int) -> float:
+def microseconds(function: Any, arguments: Any, repeats: int) -> float:
     """Return the median over groups of calls that are queued together."""
     jax.block_until_ready(function(*arguments))
     times, group = [], 5
@@ -181,7 +180,7 @@ def copy_bandwidth(count: int, repeats: int) -> float:
     return 2e6 * source.nbytes / microseconds(jax.jit(lambda v: v + 1), (source,), repeats)
 
 
-def guarded(function: Callable[..., Any], *arguments: Any, deadline: float) -> dict[str, Any]:
+def guarded(function: Any, *arguments: Any, deadline: float) -> dict[str, Any]:
     """Return the row of a function, or a row that names what went wrong."""
     about = {"of": function.__name__, "arguments": [str(v) for v in arguments]}
     if time.perf_counter() > deadline:

@@ -15,6 +15,8 @@ from rlssm.kernels.linear_scan import IMPLEMENTATIONS, linear_scan
 from rlssm.kernels.pair import Pair, take_step
 
 KINDS = ["real", "complex", "pair"]
+PORTABLE = [name for name in IMPLEMENTATIONS if name != "kernel"]
+NAMES = [*PORTABLE, pytest.param("kernel", marks=pytest.mark.gpu)]  # "auto" where there is no GPU
 T, B, P = 13, 3, 4  # an odd length leaves a remainder in every implementation
 
 
@@ -88,7 +90,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> N
 
 @pytest.mark.parametrize("varies", [False, True], ids=["constant", "varying"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_values_and_gradients_equal_a_float64_loop(name: str, kind: str, varies: bool) -> None:
     a, b, reset, carry = problem(kind, varies)
     g = problem(kind, varies, seed=1)[1]
@@ -114,7 +116,7 @@ def test_values_and_gradients_equal_a_float64_loop(name: str, kind: str, varies:
 
 
 @pytest.mark.parametrize("varies", [False, True], ids=["constant", "varying"])
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_equal_finite_differences(name: str, varies: bool) -> None:
     a, b, reset, carry = problem("real", varies, length=6)
     with jax.enable_x64(True):
@@ -138,7 +140,7 @@ def test_gradients_equal_finite_differences(name: str, varies: bool) -> None:
             assert difference == pytest.approx(float(jnp.sum(gradient * direction)), rel=1e-7)
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives_equal_finite_differences(name: str) -> None:
     a, b, reset, carry = problem("real", False, length=5)
     with jax.enable_x64(True):
@@ -166,7 +168,7 @@ def test_second_derivatives_equal_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 64, 257])
-@pytest.mark.parametrize("name", [*IMPLEMENTATIONS, "auto"])
+@pytest.mark.parametrize("name", [*NAMES, "auto"])
 def test_float32_stays_close_to_the_loop_at_every_length(name: str, length: int) -> None:
     a, b, reset, carry = problem("pair", False, length=length, rate=0.1)
     reset[0, 0], reset[-1, 1] = True, True
@@ -180,7 +182,7 @@ def test_float32_stays_close_to_the_loop_at_every_length(name: str, length: int)
 
 
 @pytest.mark.parametrize("varies", [False, True], ids=["constant", "varying"])
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_reverse_is_the_scan_of_the_flipped_sequence(name: str, varies: bool) -> None:
     a, b, reset, carry = problem("pair", varies)
     with jax.enable_x64(True):
@@ -215,7 +217,7 @@ def test_reverse_is_the_scan_of_the_flipped_sequence(name: str, varies: bool) ->
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(pattern=st.lists(st.booleans(), min_size=T * B, max_size=T * B))
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_any_pattern_of_resets(name: str, pattern: list[bool]) -> None:
     a, b, _, carry = problem("real", False)
     reset = np.reshape(np.array(pattern), (T, B))
@@ -242,7 +244,7 @@ def jitted(name: str) -> Any:
     return _COMPILED.setdefault(name, jax.jit(run))
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_chaining_two_calls_at_any_point_changes_nothing(name: str) -> None:
     a, b, reset, carry = (jnp.asarray(v) for v in problem("real", True))
     run = jax.jit(partial(linear_scan, implementation=name))
@@ -254,7 +256,7 @@ def test_chaining_two_calls_at_any_point_changes_nothing(name: str) -> None:
         assert_close(np.asarray(end), np.asarray(last), 2e-6)
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_batch_with_different_resets_equals_its_rows_and_its_vmap(name: str) -> None:
     a, b, reset, carry = problem("real", False, rate=0.4)
     run = partial(linear_scan, implementation=name)
@@ -280,7 +282,7 @@ def test_a_batch_with_different_resets_equals_its_rows_and_its_vmap(name: str) -
 @pytest.mark.parametrize("varies", [False, True], ids=["constant", "varying"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("kind", ["real", "pair"])
-@pytest.mark.parametrize("name", [*IMPLEMENTATIONS, "auto"])
+@pytest.mark.parametrize("name", [*NAMES, "auto"])
 def test_nothing_behind_a_reset_reaches_past_it(
     name: str, kind: str, bad: float, varies: bool
 ) -> None:
@@ -317,7 +319,7 @@ def test_nothing_behind_a_reset_reaches_past_it(
     assert d_carry[2].all()
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_bad_decay_behind_a_reset_does_not_reach_past_it(name: str) -> None:
     at = 6
     a, b, reset, carry = problem("real", True, rate=0.0)
@@ -341,7 +343,7 @@ def test_a_bad_decay_behind_a_reset_does_not_reach_past_it(name: str) -> None:
         np.testing.assert_array_equal(found[at:], wanted[at:])
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_one_step_without_a_reset_ignores_a_bad_carry_that_has_no_part_in_the_loss(
     name: str,
 ) -> None:
@@ -353,7 +355,7 @@ def test_one_step_without_a_reset_ignores_a_bad_carry_that_has_no_part_in_the_lo
     np.testing.assert_array_equal(jax.grad(loss)(a), np.ones(P))
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_growing_state_that_is_reset_in_time_does_not_overflow(name: str) -> None:
     length = 512
     reset = jnp.arange(length)[:, None] % 4 == 0
@@ -388,7 +390,7 @@ def test_the_composition_of_steps_is_associative() -> None:
 # --- Contract ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_features_may_have_any_rank(name: str) -> None:
     rng = np.random.default_rng(0)
     reset = rng.random((T, B)) < 0.3
@@ -403,7 +405,7 @@ def test_features_may_have_any_rank(name: str) -> None:
 
 def test_a_single_step_has_no_loop_and_backward_keeps_only_what_it_needs() -> None:
     a, b, reset, carry = (jnp.asarray(v) for v in problem("real", False, length=1))
-    for name in ("auto", *IMPLEMENTATIONS):
+    for name in ("auto", *PORTABLE):
         text = (
             jax.jit(partial(linear_scan, implementation=name)).lower(a, b, reset, carry).as_text()
         )

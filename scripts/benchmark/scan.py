@@ -110,26 +110,26 @@ def draw(length: int, batch: int, size: int) -> Problem:
 
 
 def associative_reference(a: Pair, b: Pair, reset: jax.Array, carry: Pair) -> Pair:
-    decay, b, carry = (jax.lax.complex(*v) for v in (a, b, carry))
+    decay, pushed, start = (jax.lax.complex(*v) for v in (a, b, carry))
     decays = jnp.where(reset[..., None], 0, decay)
-    b = b.at[0].add(decays[0] * carry)
+    pushed = pushed.at[0].add(decays[0] * start)
 
     def compose(first: Any, second: Any) -> Any:
         return first[0] * second[0], second[0] * first[1] + second[1]
 
-    x = jax.lax.associative_scan(compose, (decays, b))[1]
+    x = jax.lax.associative_scan(compose, (decays, pushed))[1]
     return Pair(x.real, x.imag)
 
 
 def loop_reference(a: Pair, b: Pair, reset: jax.Array, carry: Pair) -> Pair:
-    decay, b, carry = (jax.lax.complex(*v) for v in (a, b, carry))
+    decay, pushed, start = (jax.lax.complex(*v) for v in (a, b, carry))
 
     def advance(x: jax.Array, inputs: Any) -> Any:
         b, reset = inputs
         x = decay * jnp.where(reset[:, None], 0, x) + b
         return x, x
 
-    x = jax.lax.scan(advance, carry, (b, reset))[1]
+    x = jax.lax.scan(advance, start, (pushed, reset))[1]
     return Pair(x.real, x.imag)
 
 

@@ -51,7 +51,7 @@ def prepare(config: PPOConfig, env_id: str, seeds: int) -> dict[str, Any]:
     envs, wish = Vectorized(env, config.num_envs), ppo.batch_spec(config)
 
     def act(state: LoopState) -> Any:
-        policy = partial(ppo.act, config, env.spec, state.agent.params, greedy=False)
+        policy: Any = partial(ppo.act, config, env.spec, state.agent.params, greedy=False)
         return rollout(envs, policy, state.runner, wish)
 
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
@@ -95,8 +95,8 @@ def compare(preset: PPOConfig, args: argparse.Namespace) -> dict[str, Any]:
     }
     print(
         f"\n{preset.num_envs} environments x {preset.rollout_length} steps, "
-        f"{preset.epochs} epochs, {preset.minibatches} minibatches, {args.seeds} seeds, matmul precision "
-        f"{preset.precision} ({precision_in_words(preset.precision)})",
+        f"{preset.epochs} epochs, {preset.minibatches} minibatches, {args.seeds} seeds, "
+        f"matmul precision {preset.precision} ({precision_in_words(preset.precision)})",
         flush=True,
     )
     cores = {name: prepare(config, args.env, args.seeds) for name, config in configs.items()}

@@ -51,6 +51,7 @@ class Timing(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="T,B,P of each problem")
+    parser.add_argument("--only", nargs="+", help="implementations beside auto; default all")
     parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
@@ -62,17 +63,21 @@ def main() -> None:
     about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
     results = []
     for shape in shapes:
-        results.append(measure(*shape, repeats=args.repeats))
+        results.append(measure(*shape, only=args.only, repeats=args.repeats))
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 
-def measure(length: int, batch: int, size: int, *, repeats: int) -> dict[str, Any]:
+def measure(
+    length: int, batch: int, size: int, *, only: list[str] | None, repeats: int
+) -> dict[str, Any]:
     problem = draw(length, batch, size)
     states = solve_in_float64(problem)
     names = ["auto", *IMPLEMENTATIONS, *REFERENCES]
-    if jax.default_backend() == "cpu":
+    if only:
+        names = ["auto", *only]
+    elif jax.default_backend() == "cpu":
         names.remove("kernel")  # it is "auto" there
     calls, compile_s, errors = {}, {}, {}
     for name in names:

@@ -245,12 +245,12 @@ def _launch(
     width = min(plan.lanes, pl.next_power_of_2(features))
     rows = min(max(1, plan.lanes // width), pl.next_power_of_2(batch))
     chunks = -(-length // chunk)
-    grid = (chunks, -(-batch // rows), -(-features // width))
-    whole = pl.BlockSpec((length, rows, width), lambda c, i, j: (0, i, j))
-    flags = pl.BlockSpec((length, rows), lambda c, i, j: (0, i))
-    at_chunk = pl.BlockSpec((None, rows, width), lambda c, i, j: (c, i, j))
-    at_start = pl.BlockSpec((rows, width), lambda c, i, j: (i, j))
-    constant = pl.BlockSpec((1, width), lambda c, i, j: (0, j))
+    grid = (-(-features // width), -(-batch // rows), chunks)  # neighbours in memory run together
+    whole = pl.BlockSpec((length, rows, width), lambda j, i, c: (0, i, j))
+    flags = pl.BlockSpec((length, rows), lambda j, i, c: (0, i))
+    at_chunk = pl.BlockSpec((None, rows, width), lambda j, i, c: (c, i, j))
+    at_start = pl.BlockSpec((rows, width), lambda j, i, c: (i, j))
+    constant = pl.BlockSpec((1, width), lambda j, i, c: (0, j))
     x, x_reset, x_start = primal or (None, None, None)
     inputs = _Inputs(a, b, reset, start, x, x_reset, x_start)
     varies = varies_in_time(a, b)
@@ -314,7 +314,7 @@ def _program(
     ahead: bool,
 ) -> None:
     length, (chunk, rows, width) = sizes[0], tile
-    first = pl.program_id(0) * chunk  # steps are counted in the direction of the scan
+    first = pl.program_id(2) * chunk  # steps are counted in the direction of the scan
     row_inside, column_inside, inside = _inside(sizes, tile)
     varies = jax.tree.leaves(inputs.a)[0].ndim == 3
     differentiates = inputs.x is not None
@@ -416,7 +416,7 @@ def _inside(sizes: tuple[int, int, int], tile: tuple[int, int, int]) -> tuple[An
     (_, batch, features), (_, rows, width) = sizes, tile
     if batch % rows == 0 and features % width == 0:
         return None, None, None
-    row, column = pl.program_id(1) * rows, pl.program_id(2) * width
+    row, column = pl.program_id(1) * rows, pl.program_id(0) * width
 
     def below(limit: int, start: Any, shape: tuple[int, ...], axis: int) -> Array:
         return start + lax.broadcasted_iota(jnp.int32, shape, axis) < limit

@@ -16,6 +16,7 @@ reaches past it. The VJP is a linear scan in the other direction, so the same ho
 gradients; all it stores is `a`, `x`, `reset` and `carry`.
 """
 
+import math
 from functools import partial
 from typing import Any
 
@@ -67,8 +68,8 @@ def linear_scan(
       b: input, `[T, B, *F]`.
       reset: `[T, B]`, True where the state is dropped before step t.
       carry: state before the first step, `[B, *F]`.
-      implementation: "sequential", "associative", "chunked", "kernel", or "auto" for the one
-        measured to be fastest on this backend. Where there is no GPU, or the numbers are not
+      implementation: "sequential", "associative", "chunked", "kernel", or "auto" for the portable
+        one measured to be fastest on this backend. Where there is no GPU, or the numbers are not
         32 bits wide, "kernel" means "auto".
       reverse: whether time runs backwards.
 
@@ -90,21 +91,31 @@ def linear_scan(
         raise unknown_name("implementation", implementation, ["auto", *IMPLEMENTATIONS])
     dtype = jnp.result_type(*jax.tree.leaves((a, b, carry)))
     a, b, carry = tree(lambda v: v.astype(dtype), (a, b, carry))
-    if implementation in ("auto", "kernel"):
-        implementation = _fastest(jax.default_backend(), shape_of(b), dtype)
+    backend, length = jax.default_backend(), shape_of(b)[0]
+    if implementation == "kernel" and (
+        length == 1 or not gpu_scan.runs(backend, shape_of(b), jax.tree.leaves(b)[0].dtype)
+    ):
+        implementation = "auto"
+    if implementation == "auto":
+        implementation = _fastest(backend, a, b)
     x = _scan(implementation, reverse, a, b, reset, carry)
     return tree(lambda v: v[0 if reverse else -1], x), x
 
 
-def _fastest(backend: str, shape: tuple[int, ...], dtype: Any) -> str:
-    # Measured by scripts/benchmark/scan.py on two CPU cores and by kernels.py on an H100. On a CPU
-    # the least arithmetic wins, 2 to 5 times over (but for states of about sixteen numbers over
-    # thousands of steps, where chunks win by a third); on a GPU the kernel does.
-    if shape[0] == 1:
+def _fastest(backend: str, a: Any, b: Any) -> str:
+    # Measured by scripts/benchmark/scan.py on two CPU cores and on an H100, where the kernel is
+    # faster still but takes some 40 s to compile with its gradient: it must be asked for. On a CPU
+    # the least arithmetic wins, 2 to 5 times over, but in one corner: XLA runs a loop over a state
+    # of up to 16 numbers as one function and one over more step by step, at six times the price,
+    # which chunks pay sqrt(T) times instead of T times, until there are too many numbers.
+    length = shape_of(b)[0]
+    if length == 1:
         return "sequential"
-    if gpu_scan.runs(backend, shape, dtype):
-        return "kernel"
-    return "sequential" if backend == "cpu" else "associative"
+    if backend != "cpu":
+        return "associative"
+    numbers = math.prod(shape_of(b)[1:]) * (1 if kind_of(b) == "real" else 2)
+    narrow = 16 < numbers <= 64 and length >= numbers**2 and not varies_in_time(a, b)
+    return "chunked" if narrow else "sequential"
 
 
 # --- Arguments --------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ rows of the batch; whether NaN behind a reset stays there; and time and memory o
 import argparse
 import json
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def draw(length: int, batch: int, size: int, step: float) -> tuple[Any, ...]:
     return a, b, reset, pair(4, batch, size), g
 
 
+@cache
 def functions(how: str | Plan) -> tuple[Any, Any]:
     """Return forward: (a, b, reset, carry) -> x, and both: (..., g) -> x and gradients."""
     if isinstance(how, Plan):

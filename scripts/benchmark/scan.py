@@ -3,10 +3,11 @@
 For every shape (T, B, P) of a complex state, held as a pair of real arrays as the layers do, and
 a constant decay, each implementation gets a line: seconds to trace and compile, microseconds for
 the states alone, microseconds for the states and the gradients of a weighted sum of their squares
-with respect to all inputs (medians, and ratios to the best), and the greatest error of the states
-relative to a float64 loop. A last line compares `auto` with the best of the others. Every round
-calls each implementation once, in an order drawn anew, so that whatever else the machine does
-falls on all alike.
+with respect to all inputs (first quartiles, as others' work only ever adds time, and ratios to the
+best), and the greatest error of the states relative to a float64 loop. Two more lines are what one
+would write without this library: `lax.associative_scan` and `lax.scan`, differentiated by JAX. A
+last line compares `auto` with the best of the others. Every round calls each implementation once,
+in an order drawn anew, so that whatever else the machine does falls on all alike.
 
     python scripts/benchmark/scan.py --shapes 256,16,64 1024,8,128 --repeats 50
 """
@@ -26,6 +27,9 @@ from rlssm.kernels.linear_scan import IMPLEMENTATIONS, linear_scan
 from rlssm.kernels.pair import Pair
 
 SHAPES = ["1,16,64", "32,16,64", "256,16,64", "1024,8,128", "128,64,128", "4096,1,64"]
+SHAPES += ["1024,16,128"]
+SHAPES += ["1024,1,8", "16384,1,8", "1024,1,16", "4096,1,16", "16384,1,16"]  # where chunks win
+SHAPES += ["1024,1,32", "4096,1,32", "16384,1,32", "4096,1,48"]
 RESET_RATE = 0.02
 
 
@@ -47,6 +51,7 @@ class Timing(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="T,B,P of each problem")
+    parser.add_argument("--only", nargs="+", help="implementations beside auto; default all")
     parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
@@ -55,17 +60,25 @@ def main() -> None:
     print(f"device {device.device_kind} ({device.platform}), jax {jax.__version__}, float32")
     print("matmul precision: irrelevant, a scan has no matrix product")
     shapes = [tuple(int(n) for n in shape.split(",")) for shape in args.shapes]
-    results = [measure(*shape, repeats=args.repeats) for shape in shapes]
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
-        args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
+    results = []
+    for shape in shapes:
+        results.append(measure(*shape, only=args.only, repeats=args.repeats))
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 
-def measure(length: int, batch: int, size: int, *, repeats: int) -> dict[str, Any]:
+def measure(
+    length: int, batch: int, size: int, *, only: list[str] | None, repeats: int
+) -> dict[str, Any]:
     problem = draw(length, batch, size)
     states = solve_in_float64(problem)
-    names = ["auto", *IMPLEMENTATIONS]
+    names = ["auto", *IMPLEMENTATIONS, *REFERENCES]
+    if only:
+        names = ["auto", *only]
+    elif jax.default_backend() == "cpu":
+        names.remove("kernel")  # it is "auto" there
     calls, compile_s, errors = {}, {}, {}
     for name in names:
         started = time.perf_counter()
@@ -101,8 +114,37 @@ def draw(length: int, batch: int, size: int) -> Problem:
     return Problem(a, pair(*shape), reset, pair(batch, size), pair(*shape))
 
 
+def associative_reference(a: Pair, b: Pair, reset: jax.Array, carry: Pair) -> Pair:
+    decay, pushed, start = (jax.lax.complex(*v) for v in (a, b, carry))
+    decays = jnp.where(reset[..., None], 0, decay)
+    pushed = pushed.at[0].add(decays[0] * start)
+
+    def compose(first: Any, second: Any) -> Any:
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    x = jax.lax.associative_scan(compose, (decays, pushed))[1]
+    return Pair(x.real, x.imag)
+
+
+def loop_reference(a: Pair, b: Pair, reset: jax.Array, carry: Pair) -> Pair:
+    decay, pushed, start = (jax.lax.complex(*v) for v in (a, b, carry))
+
+    def advance(x: jax.Array, inputs: Any) -> Any:
+        b, reset = inputs
+        x = decay * jnp.where(reset[:, None], 0, x) + b
+        return x, x
+
+    x = jax.lax.scan(advance, start, (pushed, reset))[1]
+    return Pair(x.real, x.imag)
+
+
+REFERENCES = {"lax.assoc": associative_reference, "lax.scan": loop_reference}
+
+
 def compiled(name: str, problem: Problem) -> tuple[Callable[..., Any], Callable[..., Any]]:
     def states(a: Pair, b: Pair, reset: jax.Array, carry: Pair) -> Pair:
+        if name in REFERENCES:
+            return REFERENCES[name](a, b, reset, carry)
         return linear_scan(a, b, reset, carry, implementation=name)[1]
 
     def gradients(a: Pair, b: Pair, reset: jax.Array, carry: Pair, weight: Pair) -> Any:
@@ -115,7 +157,7 @@ def compiled(name: str, problem: Problem) -> tuple[Callable[..., Any], Callable[
 
 
 def time_in_turns(calls: dict[Any, tuple[Any, Any]], repeats: int) -> dict[Any, float]:
-    """Return the median microseconds of each call; every round draws its own order."""
+    """Return the microseconds of each call, the first quartile over rounds of random order."""
     times: dict[Any, list[float]] = {name: [] for name in calls}
     names, rng = list(calls), np.random.default_rng(0)
     for turn in range(repeats + 1):
@@ -125,7 +167,7 @@ def time_in_turns(calls: dict[Any, tuple[Any, Any]], repeats: int) -> dict[Any, 
             jax.block_until_ready(function(*arguments))
             if turn > 0:  # the first round warms up
                 times[names[i]].append(time.perf_counter() - started)
-    return {name: 1e6 * float(np.median(values)) for name, values in times.items()}
+    return {name: 1e6 * float(np.quantile(values, 0.25)) for name, values in times.items()}
 
 
 def solve_in_float64(problem: Problem) -> np.ndarray:

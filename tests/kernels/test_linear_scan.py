@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlssm.errors import UserError
-from rlssm.kernels.linear_scan import IMPLEMENTATIONS, linear_scan
+from rlssm.kernels.linear_scan import IMPLEMENTATIONS, _fastest, linear_scan
 from rlssm.kernels.pair import Pair, take_step
 
 KINDS = ["real", "complex", "pair"]
@@ -457,3 +457,22 @@ def test_an_unknown_implementation_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match="^unknown implementation 'parallel'") as error:
         linear_scan(zeros[0, 0], zeros, zeros[..., 0] > 0, zeros[0], implementation="parallel")
     assert all(name in str(error.value) for name in ("auto", *IMPLEMENTATIONS))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((1, 16, 64), "sequential"),
+        ((4096, 1, 8), "sequential"),  # the whole loop is one function
+        ((1024, 4, 4), "chunked"),
+        ((1023, 4, 4), "sequential"),
+        ((4096, 1, 32), "chunked"),
+        ((16384, 1, 33), "sequential"),  # arithmetic outweighs the price of a step
+    ],
+)
+def test_on_a_cpu_chunks_are_for_long_scans_of_narrow_states(
+    shape: tuple[int, ...], expected: str
+) -> None:
+    b = Pair(jnp.zeros(shape), jnp.zeros(shape))
+    a = Pair(b.re[0, 0], b.im[0, 0])
+    assert _fastest("cpu", a, b) == expected

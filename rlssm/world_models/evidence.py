@@ -173,7 +173,9 @@ class Evidence:
         """Return the sayings about every value that votes name."""
         named: dict[Value, list[int]] = defaultdict(list)
         for vote in votes:
-            for value, outcomes, offset in zip(vote.values, vote.outcomes, vote.offset, strict=True):
+            for value, outcomes, offset in zip(
+                vote.values, vote.outcomes, vote.offset, strict=True
+            ):
                 saying = Saying(vote.law, outcomes, offset)
                 named[value].append(self.sayings.setdefault(saying, len(self.sayings)))
         return named

@@ -114,7 +114,7 @@ def _converged(record: Record, evidence: Evidence, cost: float) -> Fit:
 
     found = scipy.optimize.minimize(
         objective, start, jac=True, bounds=bounds, method="L-BFGS-B",
-        options={"maxiter": 2000, "maxfun": 5000, "ftol": 1e-12, "gtol": 1e-6, "maxcor": 30},
+        options={"maxiter": 2000, "maxfun": 5000, "ftol": 0.0, "gtol": 1e-6, "maxcor": 30},
     )  # fmt: skip
     return _fit(record, evidence, found, found.x[:size], shape.logits(found.x[size:]))
 

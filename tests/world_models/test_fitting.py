@@ -1,6 +1,5 @@
 """The compiled likelihood against scoring one by one and against enumeration; fits, known optima."""
 
-import itertools
 import math
 from dataclasses import replace
 
@@ -126,8 +125,8 @@ def test_gradients_equal_finite_differences(make, laws, reference):
     weights, logits = rng.uniform(0.1, 0.8, len(laws)), evidence.logits() - rng.uniform(0, 1)
     _, by_weight, by_logit = evidence.gradient(weights, logits)
 
-    def value(w, l):
-        return evidence.gradient(w, l)[0]
+    def value(w, logit):
+        return evidence.gradient(w, logit)[0]
 
     eps = 1e-6
     for i, step in enumerate(np.eye(len(weights)) * eps):
@@ -245,11 +244,18 @@ def distracted(state, shift, rng):
 def test_default_mode_learns_outcome_logits_and_persistence():
     world = lit_walk()
     # A toggle of 0.2 and a slip of 0.1 from laws that start with equal outcomes.
-    laws = [law for name, law in lit_walk_laws().items() if "right" in name]
+    laws = [law for name, law in lit_walk_laws().items() if name.startswith("right")]
     flat = [replace(x, outcomes=tuple(Outcome(o.term) for o in x.outcomes)) for x in laws]
     record = Record(world, random_walk(world, 1500))
     found = fit(record, flat).model
-    assert table(found, "right", "position")[4] == pytest.approx(0.9, abs=0.03)
+    steps = [
+        after[0].get("position") - state[0].get("position")
+        for state, action, after in record.transitions
+        if action == "right" and 0 < state[0].get("position") < 6
+    ]
+    share = steps.count(1) / len(steps)
+    assert share == pytest.approx(0.9, abs=0.06)
+    assert table(found, "right", "position")[4] == pytest.approx(share, abs=0.02)
     on = predict(found, world.scene(world.initial, "stay"))
     for key, dist in on.items():
         if key.attribute == "on":
@@ -280,4 +286,5 @@ def test_wrong_schedules_and_costs_are_named():
 
 def test_an_empty_record_fits():
     found = fit(Record(deterministic_switches(), []), SMALL[0][1])
-    assert all(itertools.starmap(lambda a, b: a == b, zip(found.model.laws, SMALL[0][1])))
+    assert found.model.laws == SMALL[0][1]
+    assert found.model.weights == (0.0,) * 6

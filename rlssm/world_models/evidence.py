@@ -229,12 +229,19 @@ class Evidence:
         return self._forward(weights, logits)[0]
 
     def gradient(
-        self, weights: Float[np.ndarray, " L"], logits: Float[np.ndarray, " O"]
+        self,
+        weights: Float[np.ndarray, " L"],
+        logits: Float[np.ndarray, " O"],
+        count: Float[np.ndarray, " I"] | None = None,
     ) -> tuple[float, Float[np.ndarray, " L"], Float[np.ndarray, " O"]]:
-        """Return the log likelihood of all items with its gradient by weights and by logits."""
+        """Return the log likelihood of the items, and its gradient by weights and by logits.
+
+        `count` says how often each item occurs, by default as often as in the record.
+        """
+        count = self.count if count is None else count
         log_probs, scores, way_share, share, chosen = self._forward(weights, logits)
-        counts = np.repeat(self.count, np.diff([*self._way_starts, len(self._times)]))
-        per_factor = self.count[self._factor_items]
+        counts = np.repeat(count, np.diff([*self._way_starts, len(self._times)]))
+        per_factor = count[self._factor_items]
         widths = np.diff([*self._factor_starts, len(self._base)])
         by_entry = self._ways.T @ (counts * way_share) - np.repeat(per_factor, widths) * share
         by_saying = self._says.T @ by_entry
@@ -242,7 +249,7 @@ class Evidence:
         by_score = by_saying * weights[self._law_of]
         saying, outcome = self._member.T
         by_logit = np.bincount(outcome, by_score[saying] * chosen, len(logits))
-        return float(self.count @ log_probs), by_weight, by_logit
+        return float(count @ log_probs), by_weight, by_logit
 
     def _forward(self, weights: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, ...]:
         if not self.items:

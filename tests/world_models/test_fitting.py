@@ -1,4 +1,4 @@
-"""The compiled likelihood against scoring one by one and against enumeration; fits, known optima."""
+"""The compiled likelihood against scores one by one and enumeration; fits, known optima."""
 
 import math
 from dataclasses import replace
@@ -254,7 +254,6 @@ def test_default_mode_learns_outcome_logits_and_persistence():
         if action == "right" and 0 < state[0].get("position") < 6
     ]
     share = steps.count(1) / len(steps)
-    assert share == pytest.approx(0.9, abs=0.06)
     assert table(found, "right", "position")[4] == pytest.approx(share, abs=0.02)
     on = predict(found, world.scene(world.initial, "stay"))
     for key, dist in on.items():

@@ -41,7 +41,7 @@ def test_instincts_drink_eat_and_fight():
     state.materials[x + 3, y] = MATERIAL_INDEX["water"]
     state.player.inventory["drink"] = 2
     explorer = Explorer(np.random.default_rng(0))
-    for expected in ("move_right", "move_right", "move_right", "do"):
+    for expected in ("move_right", "move_right", "do"):
         assert explorer.act(state) == expected
         state, _ = transition(state, expected)
         state.objects = [state.player]

@@ -1,0 +1,463 @@
+"""Laws from a record alone: no language model, no reward, no knowledge of the game.
+
+For each attribute that ever changes, and until nothing is gained:
+
+1. look at its cases through every lens (`cases`): which terms would tell what happened;
+2. search guards: a beam over conjunctions of an action set and up to three tests, from those that
+   hold more often where a term fits; a question that splits the cases better splits the guard;
+3. keep the best by description length,
+
+       gain = log p(cases | law) - log p(cases | laws so far) - ln 2 (bits of the law)
+              - 1/2 (outcomes - 1) ln n;
+
+4. what it explains is explained; amounts add up, so further causes are sought in what is left.
+
+Then all weights are fitted together, useless laws pruned, and the rounds repeated on the residual
+of the fitted model.
+
+Source: One Life to Learn (arXiv 2510.12088), the task; there a language model writes the laws.
+The search is ours: minimum description length over anti-unified guards.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from rlssm.world_models.cases import (
+    MOST_CASES,
+    Cases,
+    Items,
+    Lens,
+    Question,
+    Questions,
+    collect_keys,
+    lenses,
+    other_observables,
+    outcomes_of,
+    own_observables,
+)
+from rlssm.world_models.evidence import Evidence
+from rlssm.world_models.fitting import Fit, fit, prune
+from rlssm.world_models.laws import Law, Set
+from rlssm.world_models.object_view import Key, Numbers, Observable
+from rlssm.world_models.record import Record
+
+BEAM = 5
+MOST_TESTS = 4  # with the action set
+MOST_ROUNDS = 24  # laws of one attribute
+LAW_BITS = 6.0
+TERM_BITS = 5.0
+RESIDUAL = 25.0  # nats left unexplained from which on other kinds are asked too
+LEFT_WRONG = -2.0  # log probability below which an item counts as unexplained
+REFITS = 2
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A law in the making: whose cases, through which lens, under which guard, and its gain."""
+
+    gain: float
+    cases: Cases
+    lens: Lens
+    guard: tuple[int, ...]  # questions
+    mask: Bool[np.ndarray, " C"]
+    counts: Float[np.ndarray, " K"]
+
+
+def synthesise(record: Record, progress: Progress = lambda text: None) -> Fit:
+    """Return laws that explain a record, fitted and pruned.
+
+    Args:
+      record: transitions, default semantics.
+      progress: told what is being done, a line each time.
+    """
+    search = Search(record)
+    laws: list[Law] = []
+    for attribute in search.attributes:
+        found = search.explain(attribute)
+        laws += found
+        progress(f"{attribute}: {len(found)} laws")
+    fitted = fit(record, named(laws))
+    fitted = fit(record, prune(fitted.model).laws)
+    for number in range(REFITS):
+        more = [law for attribute in search.attributes for law in search.again(attribute, fitted)]
+        progress(f"residual round {number + 1}: {len(more)} more laws")
+        if not more:
+            break
+        wider = fit(record, named([*fitted.model.laws, *more]))
+        wider = fit(record, prune(wider.model).laws)
+        if _length(search, wider) >= _length(search, fitted):
+            break
+        fitted = wider
+    progress(f"{len(fitted.model.laws)} laws fitted")
+    return fitted
+
+
+def named(laws: Sequence[Law]) -> list[Law]:
+    """Return laws whose names are all different: what they predict, and a number."""
+    counts: dict[str, int] = {}
+    renamed = []
+    for law in laws:
+        name = f"{law.scope}: {law.observable.of}.{law.observable.attribute}"
+        counts[name] = counts.get(name, 0) + 1
+        renamed.append(
+            Law(f"{name} {counts[name]}", law.scope, law.observable, law.outcomes, law.tests,
+                law.actions, law.source)
+        )  # fmt: skip
+    return renamed
+
+
+def _length(search: "Search", fitted: Fit) -> float:
+    """Return the description length of a record under a fitted model, in nats."""
+    evidence = Evidence(search.record, fitted.model.laws)
+    model = fitted.model
+    fit_of_data = evidence.log_probs(np.array(model.weights), model.persistence).sum()
+    cost = sum(search.cost(law) for law in model.laws)
+    return cost - float(fit_of_data)
+
+
+# --- Search -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Search:
+    """A record being explained.
+
+    Attributes:
+      record: the transitions.
+      seed: draws the sample where there are very many cases.
+    """
+
+    record: Record
+    seed: int = 0
+    _questions: dict[str, Questions] = field(default_factory=dict)
+    _tables: dict[str, tuple[Items, list[Cases]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        totals: dict[str, int] = {}
+        seen: dict[str, int] = {}
+        for changes in self.record.changes:
+            for key in changes.values:
+                totals[key.family] = totals.get(key.family, 0) + 1
+            for family, count in changes.totals.items():
+                seen[family] = seen.get(family, 0) + count
+        self.rates = {
+            family: (changed + 0.5) / (seen.get(family, changed) + 1)
+            for family, changed in totals.items()
+        }
+        attributes = {family.partition(".")[2] for family in totals}
+        self.attributes = sorted(attributes)
+
+    def questions(self, scope: str) -> Questions:
+        if scope not in self._questions:
+            self._questions[scope] = Questions(self.record, scope)
+        return self._questions[scope]
+
+    def cost(self, law: Law) -> float:
+        """Return the description length of a law in nats."""
+        asked = len(law.tests) + (law.actions is not None)
+        bits = LAW_BITS + TERM_BITS * len(law.outcomes) + self.questions(law.scope).bits * asked
+        return bits * math.log(2)
+
+    def explain(self, attribute: str) -> list[Law]:
+        """Return laws for an attribute; other kinds are asked where its own do not suffice."""
+        items, own = self._table(attribute, own_observables)
+        laws = self._cover(items, own)
+        if -items.log_prob[items.changed].sum() < RESIDUAL:
+            return laws
+        length = sum(map(self.cost, laws)) - items.log_prob.sum()
+        wide, everyone = self._table(attribute, _all_observables)
+        if len(everyone) == len(own):
+            return laws
+        more = self._cover(wide, everyone)
+        both = sum(map(self.cost, more)) - wide.log_prob[: len(items.value)].sum()
+        return more if both < length else laws
+
+    def again(self, attribute: str, fitted: Fit) -> list[Law]:
+        """Return further laws for what a fitted model leaves unexplained of an attribute."""
+        items, cases = self._table(attribute, _all_observables)
+        self._take_over(items, fitted)
+        if not (items.log_prob < LEFT_WRONG).any():
+            return []
+        return self._cover(items, cases, rounds=4)
+
+    def _take_over(self, items: Items, fitted: Fit) -> None:
+        model = fitted.model
+        votes = self.record.votes(model.laws)
+        votes = {key: said for key, said in votes.items() if key in items.number}
+        evidence = Evidence(self.record, model.laws, votes)
+        found = evidence.item_log_probs(np.array(model.weights), evidence.logits())
+        keys = [key for key in votes if items.number[key] >= 0]
+        for key, (_, item) in zip(keys, evidence.where, strict=False):
+            number = items.number[key]
+            items.log_prob[number] = found[item]
+            items.explained[number] = True
+            if items.log_prob[number] > LEFT_WRONG and isinstance(items.domain[number], Numbers):
+                items.expected[number] = items.value[number]
+
+    # --- Tables -------------------------------------------------------------------------------
+
+    def _table(self, attribute: str, whose: Callable) -> tuple[Items, list[Cases]]:
+        """Return the items of an attribute, unexplained, and the cases of each observable."""
+        items = Items({}, [], [], [], [], np.zeros(0), np.zeros(0), np.zeros(0, bool))
+        rng = np.random.default_rng(self.seed)
+        tables = []
+        for scope in self.record.world.scopes:
+            for observable in whose(self.record.world, scope):
+                if observable.attribute == attribute:
+                    rows, keys, among = collect_keys(self.record, scope, observable)
+                    if len(rows):
+                        numbers = np.array([self._number(items, key) for key in keys])
+                        tables.append((scope, observable, rows, numbers, among))
+        items.log_prob = self._persisting(items)
+        items.expected = np.array(
+            [float(o) if isinstance(d, Numbers) else 0.0 for o, d in zip(items.old, items.domain)]  # type: ignore[arg-type]  # noqa: B905
+        )
+        items.explained = np.zeros(len(items.old), bool)
+        cases = []
+        for scope, observable, rows, numbers, among in tables:
+            domain = self.record.world.scopes[scope].observables[observable]
+            if items.changed[numbers].any():
+                keep, weight = _sample(items.changed[numbers], rng)
+                cases.append(
+                    Cases(scope, observable, domain, rows[keep], numbers[keep], weight, among[keep])
+                )
+        return items, cases
+
+    def _number(self, items: Items, key: tuple[int, Key]) -> int:
+        if key not in items.number:
+            t, observed = key
+            scene = self.record.scenes[t]
+            old, domain = scene.old(observed), scene.domain(observed)
+            items.number[key] = len(items.old)
+            items.old.append(old)
+            items.value.append(self.record.changes[t].values.get(observed, old))
+            items.domain.append(domain)
+            items.size.append(domain.size)
+        return items.number[key]
+
+    def _persisting(self, items: Items) -> Float[np.ndarray, " I"]:
+        rate = np.array([self.rates.get(key.family, 1e-6) for _, key in items.number])
+        others = np.maximum(np.array(items.size, float) - 1, 1)
+        return np.where(items.changed, np.log(rate / others), np.log1p(-rate))
+
+    # --- Rounds -------------------------------------------------------------------------------
+
+    def _cover(self, items: Items, cases: list[Cases], rounds: int = MOST_ROUNDS) -> list[Law]:
+        best: dict[int, Candidate | None] = {}
+        laws: list[Law] = []
+        for _ in range(rounds):
+            for index, table in enumerate(cases):
+                if index not in best:
+                    best[index] = self._best(items, table)
+            winners = [c for c in best.values() if c is not None and c.gain > 0]
+            if not winners:
+                break
+            winner = max(winners, key=lambda candidate: candidate.gain)
+            laws.append(self._law(winner))
+            touched = self._commit(items, winner)
+            for index, table in enumerate(cases):
+                if touched[table.item].any():
+                    best.pop(index, None)
+        return laws
+
+    def _best(self, items: Items, cases: Cases) -> Candidate | None:
+        found = [
+            candidate
+            for lens in lenses(self.record, cases, items)
+            if (candidate := self._search(items, cases, lens)) is not None
+        ]
+        return max(found, key=lambda candidate: candidate.gain, default=None)
+
+    def _search(self, items: Items, cases: Cases, lens: Lens) -> Candidate | None:
+        questions = self.questions(cases.scope)
+        answers = questions.answers[:, cases.row]
+        judge = _Judge(questions, items, cases, lens)
+        everywhere = np.ones(len(cases.row), bool)
+        beam = [(judge.gain(everywhere, 0), (), everywhere)]
+        best = beam[0]
+        for depth in range(1, MOST_TESTS + 1):
+            grown: dict[bytes, tuple[float, tuple[int, ...], np.ndarray]] = {}
+            for _, guard, mask in beam:
+                gains = judge.gains(answers, mask, depth)
+                for question in np.argsort(-gains)[: 3 * BEAM]:
+                    if not math.isfinite(gains[question]) or not judge.allowed(guard, question):
+                        continue
+                    narrower = mask & answers[question]
+                    entry = (float(gains[question]), (*guard, int(question)), narrower)
+                    grown.setdefault(np.packbits(narrower).tobytes(), entry)
+            beam = sorted(grown.values(), key=lambda entry: -entry[0])[:BEAM]
+            if not beam:
+                break
+            best = max(best, beam[0], key=lambda entry: entry[0])
+        if best[0] <= 0:
+            return None
+        gain, guard, mask = self._split(judge, answers, best)
+        return Candidate(gain, cases, lens, guard, mask, judge.counts(mask))
+
+    def _split(self, judge: "_Judge", answers: np.ndarray, best: tuple) -> tuple:
+        """Narrow a guard as long as two laws, one for either answer, say more than one."""
+        while len(best[1]) < MOST_TESTS:
+            gain, guard, mask = best
+            inside = judge.gains(answers, mask, len(guard) + 1)
+            outside = judge.gains(answers, mask, len(guard) + 1, complement=True)
+            total = np.where(
+                [judge.allowed(guard, q) for q in range(len(answers))], inside + outside, -np.inf
+            )
+            question = int(np.argmax(total))
+            if not total[question] > gain or inside[question] <= 0:
+                return best
+            better = (float(inside[question]), (*guard, question), mask & answers[question])
+            opposite = judge.opposite(question)
+            if outside[question] > inside[question] and opposite is not None:
+                better = (float(outside[question]), (*guard, opposite), mask & ~answers[question])
+            best = better
+        return best
+
+    def _commit(self, items: Items, winner: Candidate) -> Bool[np.ndarray, " I"]:
+        """Note what a law explains, and return which items it speaks about."""
+        cases, lens = winner.cases, winner.lens
+        judge = _Judge(self.questions(cases.scope), items, cases, lens)
+        scores = judge.log_probs(winner.counts)
+        inside = np.flatnonzero(winner.mask)
+        number, code = cases.item[inside], lens.code[inside]
+        scored = scores[code] - np.where(_is_birth(lens, code), np.log(cases.among[inside]), 0.0)
+        scored -= np.where(code == len(lens.terms), np.log(np.array(items.size)[number]), 0.0)
+        if isinstance(cases.domain, Numbers):
+            items.log_prob[number] = scored
+            hit = code < len(lens.terms)
+            items.expected[number[hit]] = [float(items.value[i]) for i in number[hit]]  # type: ignore[arg-type]
+            modal = lens.terms[int(np.argmax(winner.counts[:-1]))]
+            missed = number[~hit]
+            items.expected[missed] = _applied(modal, items.expected[missed], cases.domain)
+        else:
+            before = np.where(items.explained[number], items.log_prob[number], -np.inf)
+            items.log_prob[number] = np.maximum(before, scored)
+        items.explained[number] = True
+        touched = np.zeros(len(items.old), bool)
+        touched[number] = True
+        return touched
+
+    def _law(self, winner: Candidate) -> Law:
+        asked = self.questions(winner.cases.scope).asked
+        chosen = [asked[question] for question in winner.guard]
+        return Law(
+            name="",
+            scope=winner.cases.scope,
+            observable=winner.cases.observable,
+            outcomes=outcomes_of(winner.lens, winner.counts),
+            tests=tuple(question.test for question in chosen if question.test is not None),
+            actions=next((q.actions for q in chosen if q.actions is not None), None),
+            source="enumerated",
+        )
+
+
+def _all_observables(world, scope: str) -> Iterator[Observable]:  # noqa: ANN001
+    yield from own_observables(world, scope)
+    yield from other_observables(world, scope)
+
+
+def _sample(changed: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return which cases to look at, at most `MOST_CASES` of either sort, and their weights."""
+    keep, weight = [], []
+    for sort in (np.flatnonzero(changed), np.flatnonzero(~changed)):
+        chosen = sort
+        if len(sort) > MOST_CASES:
+            chosen = rng.choice(sort, MOST_CASES, replace=False)
+        keep.append(chosen)
+        weight.append(np.full(len(chosen), len(sort) / max(len(chosen), 1)))
+    order = np.argsort(np.concatenate(keep))
+    return np.concatenate(keep)[order], np.concatenate(weight)[order]
+
+
+def _is_birth(lens: Lens, code: np.ndarray) -> np.ndarray:
+    spread = [not (isinstance(term, Set) and term.value == "none") for term in lens.terms]
+    return np.array([*spread, False])[code]
+
+
+def _applied(term, expected: np.ndarray, domain: Numbers) -> np.ndarray:  # noqa: ANN001
+    if isinstance(term, Set):
+        return np.full(len(expected), float(term.value))  # type: ignore[arg-type]
+    amount = getattr(term, "amount", 0.0)
+    return np.clip(expected + amount, domain.low, domain.high)
+
+
+# --- Judging guards ---------------------------------------------------------------------------
+
+
+class _Judge:
+    """The gain of guards over the cases of one observable, seen through one lens."""
+
+    def __init__(self, questions: Questions, items: Items, cases: Cases, lens: Lens) -> None:
+        self._asked = questions.asked
+        self._bits = questions.bits
+        width = len(lens.terms) + 1
+        self._onehot = np.eye(width, dtype=np.float32)[lens.code] * cases.weight[:, None]
+        base = items.log_prob[cases.item] * cases.weight
+        births = np.where(_is_birth(lens, lens.code), np.log(cases.among), 0.0)
+        sizes = np.log(np.array(items.size, float)[cases.item])
+        unnamed = np.where(lens.code == len(lens.terms), sizes, 0.0)
+        self._base = (base + (births + unnamed) * cases.weight).astype(np.float32)
+
+    def allowed(self, guard: tuple[int, ...], question: int) -> bool:
+        """Return whether a question may join a guard: one action set, and nothing twice."""
+        acts = self._asked[question].actions is not None
+        taken = any(self._asked[q].actions is not None for q in guard)
+        return question not in guard and not (acts and taken)
+
+    def opposite(self, question: int) -> int | None:
+        """Return the question that is true where this one is false, if there is one."""
+        test = self._asked[question].test
+        if test is None:
+            return None
+        turned = {"==": "!=", "!=": "=="}.get(test.comparison)
+        for index, other in enumerate(self._asked):
+            same = other.test is not None and other.test.feature == test.feature
+            if not same or other.test is None:
+                continue
+            if isinstance(test.value, bool) and other.test.value == (not test.value):
+                return index
+            if turned and (other.test.comparison, other.test.value) == (turned, test.value):
+                return index
+        return None
+
+    def counts(self, mask: np.ndarray) -> Float[np.ndarray, " K"]:
+        return self._onehot[mask].sum(0).astype(float)
+
+    def log_probs(self, counts: Float[np.ndarray, "... K"]) -> Float[np.ndarray, "... K"]:
+        """Return the log probability of each outcome, half a count added to those that occurred."""
+        occurred = (counts > 0).sum(-1, keepdims=True)
+        total = counts.sum(-1, keepdims=True) + 0.5 * np.maximum(occurred, 1) + 0.5
+        return np.log((counts + 0.5) / total)
+
+    def gain(self, mask: np.ndarray, asked: int) -> float:
+        counts = self.counts(mask)
+        return float(self._gain(counts, self._base[mask].sum(), asked))
+
+    def gains(
+        self, answers: np.ndarray, mask: np.ndarray, asked: int, complement: bool = False
+    ) -> Float[np.ndarray, " Q"]:
+        """Return the gain of a guard with each question added, or where its answer is no."""
+        inside = answers[:, mask].astype(np.float32)
+        onehot, base = self._onehot[mask], self._base[mask]
+        counts, bases = (inside @ onehot).astype(float), (inside @ base).astype(float)
+        if complement:
+            counts = np.maximum(onehot.sum(0) - counts, 0)
+            bases = base.sum() - bases
+        return self._gain(counts, bases, asked)
+
+    def _gain(self, counts: np.ndarray, base: np.ndarray, asked: int) -> np.ndarray:
+        total = counts.sum(-1)
+        named = (counts[..., :-1] > 0.5).sum(-1)
+        fitted = (counts * self.log_probs(counts)).sum(-1)
+        bits = LAW_BITS + TERM_BITS * named + self._bits * asked
+        price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
+        return np.where(named > 0, fitted - base - price, -np.inf)
+
+
+__all__ = ["Question", "Search", "named", "synthesise"]

@@ -163,11 +163,9 @@ def own_observables(world: World, scope: str) -> list[Observable]:
 
 def other_observables(world: World, scope: str) -> list[Observable]:
     """Return what laws of a scope may predict of the one object of another kind."""
+    others = world.scopes.keys() - {scope, "world"}
     seen = world.scopes[scope].observables
-    return [
-        o for o in seen
-        if o.of in world.scopes and o.of not in (scope, "world") and o.attribute != "inventory.health"
-    ]  # fmt: skip
+    return [o for o in seen if o.of in others and o.attribute != "inventory.health"]
 
 
 def collect_keys(
@@ -225,10 +223,12 @@ def _numbers(record: Record, cases: Cases, items: Items) -> list[Lens]:
     goals = [v for v, _ in Counter(value[wrong].tolist()).most_common(MOST_TERMS)]
     found += [_first([Set(_plain(v))], [value == v]) for v in goals]
     for feature, read in record.world.scopes[cases.scope].features.items():
-        if isinstance(read, Numbers) and wrong.any():
+        if isinstance(read, Numbers) and wrong.any() and not feature.startswith(NOT_ASKED):
             column = record.column(cases.scope, feature)[cases.row]
-            same = np.array([v is not None and float(v) == w for v, w in zip(column, value)], bool)
-            if same[wrong].mean() > 0.5 and len(set(value[wrong])) > 1:
+            same = np.array(
+                [v is not None and float(v) == w for v, w in zip(column, value, strict=True)], bool
+            )
+            if same[wrong].mean() > 0.5 and len(set(value[wrong])) > 2:
                 found.append(_first([Read(feature)], [same]))
     return found
 

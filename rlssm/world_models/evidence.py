@@ -18,8 +18,9 @@ Source: One Life to Learn (arXiv 2510.12088), section 3: only active laws take p
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from scipy.signal import fftconvolve
 from rlssm.errors import UserError
 from rlssm.world_models.laws import Law, Vote
 from rlssm.world_models.likelihood import LEAST_SCORE, NO_LAWS, NOISE, PERSISTENCE, UNEXPLAINED
-from rlssm.world_models.object_view import Domain, Key, Numbers, Value, number_of
+from rlssm.world_models.object_view import Displacements, Domain, Key, Numbers, Value, number_of
 from rlssm.world_models.record import Record, Votes
 
 MAX_WAYS = 100_000  # combinations of amounts in one item
@@ -109,7 +110,7 @@ class Evidence:
     Attributes:
       laws: the laws; weights and logits of every function below are in their order.
       items: the distinct items; `count` says how often each occurs.
-      where: rows (transition, item).
+      where: rows (transition, item); `keys` are the transition and observable of each.
       impossible: the transitions, one for each observed value outside its domain.
       unspoken: what no law speaks about.
     """
@@ -119,17 +120,26 @@ class Evidence:
         self.reference = record.world.reference
         self.size = len(record)
         self.sayings: dict[Saying, int] = {}
+        self.keys: list[tuple[int, Key]] = []
         votes = record.votes(laws) if votes is None else votes
         items: dict[Item, int] = {}
         where, impossible = [], []
+        looks: dict[tuple, Item | None] = {}
         for (t, key), said in votes.items():
             scene = record.scenes[t]
             observed = record.changes[t].values.get(key, scene.old(key))
-            item = self._item(scene.domain(key), scene.old(key), observed, said)
+            domain, old = scene.domain(key), scene.old(key)
+            # Domains of one kind are the same object, but where they depend on where one stands.
+            like = domain if isinstance(domain, Displacements) else id(domain)
+            look = like, type(old), old, observed, tuple(said)
+            if look not in looks:
+                looks[look] = self._item(domain, old, observed, said)
+            item = looks[look]
             if item is None:
                 impossible.append(t)
             else:
                 where.append((t, items.setdefault(item, len(items))))
+                self.keys.append((t, key))
         self.items = tuple(items)
         self.where = np.array(where, np.int64).reshape(-1, 2)
         self.impossible = np.array(impossible, np.int64)
@@ -167,7 +177,7 @@ class Evidence:
             starts.insert(0, (tuple(domain.index(number_of(value)) for value in named), 0))
             origin = 0
         goal = domain.index(number_of(observed))
-        return Item(tuple(factors), tuple(_ways(starts, origin, domain.size, goal)))
+        return Item(tuple(factors), _ways(tuple(starts), origin, domain.size, goal))
 
     def _named(self, votes: Sequence[Vote]) -> dict[Value, list[int]]:
         """Return the sayings about every value that votes name."""
@@ -286,7 +296,8 @@ class Evidence:
     ) -> Float[np.ndarray, " T"]:
         """Return log p(next state | state, action) of each transition, as `log_prob` does."""
         found = self.item_log_probs(weights, self.logits() if logits is None else logits)
-        total = np.bincount(self.where[:, 0], found[self.where[:, 1]], self.size)
+        total = np.zeros(self.size)
+        np.add.at(total, self.where[:, 0], found[self.where[:, 1]])
         total[self.impossible] = -np.inf
         if not self.reference:
             return total + self.unspoken.log_probs(persistence, self.size)
@@ -329,29 +340,28 @@ def _unnamed(named: Mapping[int, object] | Sequence[int], low: int, size: int) -
     return free
 
 
+@lru_cache(maxsize=100_000)
 def _ways(
-    factors: Sequence[tuple[tuple[int, ...], int]], origin: int, size: int, goal: int
-) -> Iterator[Way]:
-    """Yield every way in which steps from `origin`, one of each factor, fold to `goal`.
+    factors: tuple[tuple[tuple[int, ...], int], ...], origin: int, size: int, goal: int
+) -> tuple[Way, ...]:
+    """Return every way in which steps from `origin`, one of each factor, fold to `goal`.
 
     A factor is the steps it names and the least step it may take unnamed.
     """
     if math.prod(len(steps) + 1 for steps, _ in factors) > MAX_WAYS:
         raise UserError(f"{len(factors)} laws add to one number in more than {MAX_WAYS} ways")
-    choices = [(*range(len(steps)), -1) for steps, _ in factors]
-    noise: dict[tuple[int, ...], tuple[np.ndarray, int]] = {}
-    for chosen in product(*choices):
+    ways = []
+    for chosen in product(*[(*range(len(steps)), -1) for steps, _ in factors]):
         at = origin + sum(factors[f][0][e] for f, e in enumerate(chosen) if e >= 0)
-        free = tuple(f for f, e in enumerate(chosen) if e < 0)
-        if free not in noise:
-            noise[free] = _sums([factors[f] for f in free], size)
-        counts, low = noise[free]
+        counts, low = _sums(tuple(factors[f] for f, e in enumerate(chosen) if e < 0), size)
         times = float(counts[_folding(at + low, len(counts), size, goal)].sum())
         if times:
-            yield Way(tuple((f, e) for f, e in enumerate(chosen) if e >= 0), times)
+            ways.append(Way(tuple((f, e) for f, e in enumerate(chosen) if e >= 0), times))
+    return tuple(ways)
 
 
-def _sums(factors: Sequence[tuple[tuple[int, ...], int]], size: int) -> tuple[np.ndarray, int]:
+@lru_cache(maxsize=1_000)
+def _sums(factors: tuple[tuple[tuple[int, ...], int], ...], size: int) -> tuple[np.ndarray, int]:
     """Return in how many ways unnamed steps add up to each sum, and the least sum."""
     counts = np.ones(1)
     for steps, low in factors:

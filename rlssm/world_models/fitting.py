@@ -80,6 +80,9 @@ def fit(
         record = Record(record.world, [record.transitions[i] for i in np.sort(chosen)])
         evidence = None
     evidence = Evidence(record, laws) if evidence is None else evidence
+    if not laws:
+        nothing = scipy.optimize.OptimizeResult(fun=0.0, nit=0, nfev=0)
+        return _fit(record, evidence, nothing, np.zeros(0), np.zeros(0))
     if schedule == "published":
         return _published(record, evidence, cost)
     return _converged(record, evidence, cost)

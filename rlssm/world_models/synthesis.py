@@ -31,7 +31,6 @@ from rlssm.world_models.cases import (
     Cases,
     Items,
     Lens,
-    Question,
     Questions,
     collect_keys,
     lenses,
@@ -82,20 +81,41 @@ def synthesise(record: Record, progress: Progress = lambda text: None) -> Fit:
         found = search.explain(attribute)
         laws += found
         progress(f"{attribute}: {len(found)} laws")
-    fitted = fit(record, named(laws))
-    fitted = fit(record, prune(fitted.model).laws)
+    fitted, evidence = fit_and_prune(record, named(laws))
+    progress(f"{len(fitted.model.laws)} of {len(laws)} laws kept")
+    length = search.length(fitted, evidence)
     for number in range(REFITS):
-        more = [law for attribute in search.attributes for law in search.again(attribute, fitted)]
+        search.judge(fitted, evidence)
+        more = [law for attribute in search.attributes for law in search.again(attribute)]
         progress(f"residual round {number + 1}: {len(more)} more laws")
         if not more:
             break
-        wider = fit(record, named([*fitted.model.laws, *more]))
-        wider = fit(record, prune(wider.model).laws)
-        if _length(search, wider) >= _length(search, fitted):
+        wider, evidence = fit_and_prune(record, named([*fitted.model.laws, *more]))
+        shorter = search.length(wider, evidence)
+        if shorter >= length:
             break
-        fitted = wider
-    progress(f"{len(fitted.model.laws)} laws fitted")
+        fitted, length = wider, shorter
+        progress(f"{len(fitted.model.laws)} laws kept")
     return fitted
+
+
+def fit_and_prune(record: Record, laws: Sequence[Law]) -> tuple[Fit, Evidence]:
+    """Return laws fitted, pruned and fitted again, with what they and the record compile to."""
+    votes = record.votes(laws)
+    evidence = Evidence(record, laws, votes)
+    fitted = fit(record, laws, evidence=evidence)
+    pruned = prune(fitted.model).laws
+    if len(pruned) == len(laws):
+        return fitted, evidence
+    places = {law.name: place for place, law in enumerate(pruned)}
+    place = [places.get(law.name) for law in laws]
+    left = {
+        key: kept
+        for key, said in votes.items()
+        if (kept := [v._replace(law=p) for v in said if (p := place[v.law]) is not None])
+    }
+    evidence = Evidence(record, pruned, left)
+    return fit(record, pruned, evidence=evidence), evidence
 
 
 def named(laws: Sequence[Law]) -> list[Law]:
@@ -110,15 +130,6 @@ def named(laws: Sequence[Law]) -> list[Law]:
                 law.actions, law.source)
         )  # fmt: skip
     return renamed
-
-
-def _length(search: "Search", fitted: Fit) -> float:
-    """Return the description length of a record under a fitted model, in nats."""
-    evidence = Evidence(search.record, fitted.model.laws)
-    model = fitted.model
-    fit_of_data = evidence.log_probs(np.array(model.weights), model.persistence).sum()
-    cost = sum(search.cost(law) for law in model.laws)
-    return cost - float(fit_of_data)
 
 
 # --- Search -----------------------------------------------------------------------------------
@@ -136,7 +147,7 @@ class Search:
     record: Record
     seed: int = 0
     _questions: dict[str, Questions] = field(default_factory=dict)
-    _tables: dict[str, tuple[Items, list[Cases]]] = field(default_factory=dict)
+    _judged: dict[tuple[int, Key], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         totals: dict[str, int] = {}
@@ -164,6 +175,13 @@ class Search:
         bits = LAW_BITS + TERM_BITS * len(law.outcomes) + self.questions(law.scope).bits * asked
         return bits * math.log(2)
 
+    def length(self, fitted: Fit, evidence: Evidence) -> float:
+        """Return the description length of the record under a fitted model, in nats."""
+        model = fitted.model
+        logits = np.array([o.logit for law in model.laws for o in law.outcomes])
+        found = evidence.log_probs(np.array(model.weights), model.persistence, logits)
+        return sum(map(self.cost, model.laws)) - float(found.sum())
+
     def explain(self, attribute: str) -> list[Law]:
         """Return laws for an attribute; other kinds are asked where its own do not suffice."""
         items, own = self._table(attribute, own_observables)
@@ -178,27 +196,28 @@ class Search:
         both = sum(map(self.cost, more)) - wide.log_prob[: len(items.value)].sum()
         return more if both < length else laws
 
-    def again(self, attribute: str, fitted: Fit) -> list[Law]:
-        """Return further laws for what a fitted model leaves unexplained of an attribute."""
+    def judge(self, fitted: Fit, evidence: Evidence) -> None:
+        """Note how probable a fitted model makes what was seen, for `again`."""
+        model = fitted.model
+        logits = np.array([o.logit for law in model.laws for o in law.outcomes])
+        found = evidence.item_log_probs(np.array(model.weights), logits)
+        self._judged = {
+            key: float(found[item])
+            for key, item in zip(evidence.keys, evidence.where[:, 1], strict=True)
+        }
+
+    def again(self, attribute: str) -> list[Law]:
+        """Return further laws for what the judged model leaves unexplained of an attribute."""
         items, cases = self._table(attribute, _all_observables)
-        self._take_over(items, fitted)
-        if not (items.log_prob < LEFT_WRONG).any():
+        for key, number in items.number.items():
+            if key in self._judged:
+                items.log_prob[number] = self._judged[key]
+                items.explained[number] = True
+                if self._judged[key] > LEFT_WRONG and isinstance(items.domain[number], Numbers):
+                    items.expected[number] = float(items.value[number])  # type: ignore[arg-type]
+        if -items.log_prob[items.log_prob < LEFT_WRONG].sum() < RESIDUAL:
             return []
         return self._cover(items, cases, rounds=4)
-
-    def _take_over(self, items: Items, fitted: Fit) -> None:
-        model = fitted.model
-        votes = self.record.votes(model.laws)
-        votes = {key: said for key, said in votes.items() if key in items.number}
-        evidence = Evidence(self.record, model.laws, votes)
-        found = evidence.item_log_probs(np.array(model.weights), evidence.logits())
-        keys = [key for key in votes if items.number[key] >= 0]
-        for key, (_, item) in zip(keys, evidence.where, strict=False):
-            number = items.number[key]
-            items.log_prob[number] = found[item]
-            items.explained[number] = True
-            if items.log_prob[number] > LEFT_WRONG and isinstance(items.domain[number], Numbers):
-                items.expected[number] = items.value[number]
 
     # --- Tables -------------------------------------------------------------------------------
 
@@ -224,6 +243,8 @@ class Search:
             domain = self.record.world.scopes[scope].observables[observable]
             if items.changed[numbers].any():
                 keep, weight = _sample(items.changed[numbers], rng)
+                # Of several objects that may have caused one thing, each counts for its share.
+                weight = weight / np.bincount(numbers)[numbers[keep]]
                 cases.append(
                     Cases(scope, observable, domain, rows[keep], numbers[keep], weight, among[keep])
                 )
@@ -458,6 +479,3 @@ class _Judge:
         bits = LAW_BITS + TERM_BITS * named + self._bits * asked
         price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
         return np.where(named > 0, fitted - base - price, -np.inf)
-
-
-__all__ = ["Question", "Search", "named", "synthesise"]

@@ -38,7 +38,7 @@ FEW = 20  # distinct numbers up to which each is a threshold
 TAIL = 4  # beyond that: so many from either end, and so many between
 BETWEEN = 8
 MOST_TERMS = 4
-MOST_CASES = 4_000  # of either sort, changed and unchanged; of more, a weighted sample
+MOST_CASES = 2_500  # of either sort, changed and unchanged; of more, a weighted sample
 
 
 class Question(NamedTuple):
@@ -71,7 +71,8 @@ class Questions:
                 for test in tests_of(feature, domain, column):
                     self._ask(answers, Question(test), record.truth(scope, test))
         self.answers = np.array(answers, bool).reshape(len(self.asked), len(transition))
-        self.bits = np.log2(max(len(self.asked), 2))
+        features = {question.test.feature for question in self.asked if question.test}
+        self.bits = np.log2(len(features) + 1) + 1
 
     def _ask(self, answers: list[np.ndarray], question: Question, answer: np.ndarray) -> None:
         if answer.any() and not answer.all():
@@ -118,6 +119,7 @@ class Items:
       log_prob: how probable what was seen is, so far.
       expected: of numbers, what the laws so far make of them.
       explained: whether any law speaks about it.
+      family: the index of its family in `families`.
     """
 
     number: dict[tuple[int, Key], int]
@@ -128,6 +130,14 @@ class Items:
     log_prob: np.ndarray
     expected: np.ndarray
     explained: np.ndarray
+    family: np.ndarray
+    families: tuple[str, ...]
+
+    @staticmethod
+    def none() -> "Items":
+        """Return a table without items."""
+        empty = np.zeros(0)
+        return Items({}, [], [], [], [], empty, empty, empty.astype(bool), empty.astype(int), ())
 
     @cached_property
     def changed(self) -> Bool[np.ndarray, " I"]:

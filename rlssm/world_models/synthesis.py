@@ -20,6 +20,7 @@ The search is ours: minimum description length over anti-unified guards.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -47,13 +48,23 @@ from rlssm.world_models.record import Record
 BEAM = 5
 MOST_TESTS = 4  # with the action set
 MOST_ROUNDS = 24  # laws of one attribute
-LAW_BITS = 6.0
-TERM_BITS = 5.0
+LAW_BITS = 4.0
+TERM_BITS = 4.0
+LENSES = 3  # of one observable that are searched in depth
 RESIDUAL = 25.0  # nats left unexplained from which on other kinds are asked too
 LEFT_WRONG = -2.0  # log probability below which an item counts as unexplained
 REFITS = 2
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """Questions all answered with yes, where that is so, and what a law there gains."""
+
+    gain: float
+    asked: tuple[int, ...]
+    mask: Bool[np.ndarray, " C"]
 
 
 @dataclass(frozen=True)
@@ -150,19 +161,12 @@ class Search:
     _judged: dict[tuple[int, Key], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        totals: dict[str, int] = {}
-        seen: dict[str, int] = {}
+        self.seen: Counter[str] = Counter()
+        changed: set[str] = set()
         for changes in self.record.changes:
-            for key in changes.values:
-                totals[key.family] = totals.get(key.family, 0) + 1
-            for family, count in changes.totals.items():
-                seen[family] = seen.get(family, 0) + count
-        self.rates = {
-            family: (changed + 0.5) / (seen.get(family, changed) + 1)
-            for family, changed in totals.items()
-        }
-        attributes = {family.partition(".")[2] for family in totals}
-        self.attributes = sorted(attributes)
+            self.seen.update(changes.totals)
+            changed.update(key.attribute for key in changes.values)
+        self.attributes = sorted(changed)
 
     def questions(self, scope: str) -> Questions:
         if scope not in self._questions:
@@ -215,6 +219,7 @@ class Search:
                 items.explained[number] = True
                 if self._judged[key] > LEFT_WRONG and isinstance(items.domain[number], Numbers):
                     items.expected[number] = float(items.value[number])  # type: ignore[arg-type]
+        self._persist(items)
         if -items.log_prob[items.log_prob < LEFT_WRONG].sum() < RESIDUAL:
             return []
         return self._cover(items, cases, rounds=4)
@@ -223,7 +228,7 @@ class Search:
 
     def _table(self, attribute: str, whose: Callable) -> tuple[Items, list[Cases]]:
         """Return the items of an attribute, unexplained, and the cases of each observable."""
-        items = Items({}, [], [], [], [], np.zeros(0), np.zeros(0), np.zeros(0, bool))
+        items = Items.none()
         rng = np.random.default_rng(self.seed)
         tables = []
         for scope in self.record.world.scopes:
@@ -233,18 +238,20 @@ class Search:
                     if len(rows):
                         numbers = np.array([self._number(items, key) for key in keys])
                         tables.append((scope, observable, rows, numbers, among))
-        items.log_prob = self._persisting(items)
+        items.log_prob = np.zeros(len(items.old))
         items.expected = np.array(
             [float(o) if isinstance(d, Numbers) else 0.0 for o, d in zip(items.old, items.domain)]  # type: ignore[arg-type]  # noqa: B905
         )
         items.explained = np.zeros(len(items.old), bool)
+        families: dict[str, int] = {}
+        numbers = [families.setdefault(key.family, len(families)) for _, key in items.number]
+        items.family, items.families = np.array(numbers, np.int64), tuple(families)
+        self._persist(items)
         cases = []
         for scope, observable, rows, numbers, among in tables:
             domain = self.record.world.scopes[scope].observables[observable]
             if items.changed[numbers].any():
                 keep, weight = _sample(items.changed[numbers], rng)
-                # Of several objects that may have caused one thing, each counts for its share.
-                weight = weight / np.bincount(numbers)[numbers[keep]]
                 cases.append(
                     Cases(scope, observable, domain, rows[keep], numbers[keep], weight, among[keep])
                 )
@@ -261,11 +268,6 @@ class Search:
             items.domain.append(domain)
             items.size.append(domain.size)
         return items.number[key]
-
-    def _persisting(self, items: Items) -> Float[np.ndarray, " I"]:
-        rate = np.array([self.rates.get(key.family, 1e-6) for _, key in items.number])
-        others = np.maximum(np.array(items.size, float) - 1, 1)
-        return np.where(items.changed, np.log(rate / others), np.log1p(-rate))
 
     # --- Rounds -------------------------------------------------------------------------------
 
@@ -288,57 +290,69 @@ class Search:
         return laws
 
     def _best(self, items: Items, cases: Cases) -> Candidate | None:
-        found = [
-            candidate
-            for lens in lenses(self.record, cases, items)
-            if (candidate := self._search(items, cases, lens)) is not None
-        ]
-        return max(found, key=lambda candidate: candidate.gain, default=None)
-
-    def _search(self, items: Items, cases: Cases, lens: Lens) -> Candidate | None:
+        """Return the best law about some cases: the likeliest lenses, each with a beam."""
         questions = self.questions(cases.scope)
         answers = questions.answers[:, cases.row]
-        judge = _Judge(questions, items, cases, lens)
         everywhere = np.ones(len(cases.row), bool)
-        beam = [(judge.gain(everywhere, 0), (), everywhere)]
+        judges = [
+            _Judge(questions, items, cases, lens) for lens in lenses(self.record, cases, items)
+        ]
+        promise = [
+            max(j.gain(everywhere, 0), j.gains(answers, everywhere, 1).max(initial=-np.inf))
+            for j in judges
+        ]
+        found: Candidate | None = None
+        for index in np.argsort(promise)[::-1][:LENSES]:
+            guard = self._beam(judges[index], answers, everywhere)
+            judge, guard = self._split(judges, judges[index], answers, guard)
+            once = judge.gain(guard.mask, len(guard.asked), once=True)
+            if once > 0 and (found is None or once > found.gain):
+                counts = judge.counts(guard.mask, once=True)
+                found = Candidate(once, cases, judge.lens, guard.asked, guard.mask, counts)
+        return found
+
+    def _beam(self, judge: "_Judge", answers: np.ndarray, everywhere: np.ndarray) -> "_Guard":
+        beam = [_Guard(judge.gain(everywhere, 0), (), everywhere)]
         best = beam[0]
         for depth in range(1, MOST_TESTS + 1):
-            grown: dict[bytes, tuple[float, tuple[int, ...], np.ndarray]] = {}
-            for _, guard, mask in beam:
-                gains = judge.gains(answers, mask, depth)
-                for question in np.argsort(-gains)[: 3 * BEAM]:
-                    if not math.isfinite(gains[question]) or not judge.allowed(guard, question):
-                        continue
-                    narrower = mask & answers[question]
-                    entry = (float(gains[question]), (*guard, int(question)), narrower)
-                    grown.setdefault(np.packbits(narrower).tobytes(), entry)
-            beam = sorted(grown.values(), key=lambda entry: -entry[0])[:BEAM]
+            grown: dict[bytes, _Guard] = {}
+            for guard in beam:
+                gains = judge.gains(answers, guard.mask, depth)
+                for question in np.argsort(-gains)[: 3 * BEAM].tolist():
+                    if math.isfinite(gains[question]) and judge.allowed(guard.asked, question):
+                        narrower = guard.mask & answers[question]
+                        entry = _Guard(float(gains[question]), (*guard.asked, question), narrower)
+                        grown.setdefault(np.packbits(narrower).tobytes(), entry)
+            beam = sorted(grown.values(), key=lambda guard: -guard.gain)[:BEAM]
             if not beam:
                 break
-            best = max(best, beam[0], key=lambda entry: entry[0])
-        if best[0] <= 0:
-            return None
-        gain, guard, mask = self._split(judge, answers, best)
-        return Candidate(gain, cases, lens, guard, mask, judge.counts(mask))
-
-    def _split(self, judge: "_Judge", answers: np.ndarray, best: tuple) -> tuple:
-        """Narrow a guard as long as two laws, one for either answer, say more than one."""
-        while len(best[1]) < MOST_TESTS:
-            gain, guard, mask = best
-            inside = judge.gains(answers, mask, len(guard) + 1)
-            outside = judge.gains(answers, mask, len(guard) + 1, complement=True)
-            total = np.where(
-                [judge.allowed(guard, q) for q in range(len(answers))], inside + outside, -np.inf
-            )
-            question = int(np.argmax(total))
-            if not total[question] > gain or inside[question] <= 0:
-                return best
-            better = (float(inside[question]), (*guard, question), mask & answers[question])
-            opposite = judge.opposite(question)
-            if outside[question] > inside[question] and opposite is not None:
-                better = (float(outside[question]), (*guard, opposite), mask & ~answers[question])
-            best = better
+            best = max(best, beam[0], key=lambda guard: guard.gain)
         return best
+
+    def _split(
+        self, judges: Sequence["_Judge"], judge: "_Judge", answers: np.ndarray, best: "_Guard"
+    ) -> tuple["_Judge", "_Guard"]:
+        """Narrow a guard as long as two laws, one for either answer, say more than one.
+
+        The two may look through different lenses. The one that says more is kept.
+        """
+        while len(best.asked) < MOST_TESTS and best.gain > 0:
+            depth = len(best.asked) + 1
+            inside = np.array([j.gains(answers, best.mask, depth) for j in judges])
+            outside = np.array([j.gains(answers, best.mask, depth, True) for j in judges])
+            total = inside.max(0) + outside.max(0)
+            total[[not judge.allowed(best.asked, q) for q in range(len(total))]] = -np.inf
+            question = int(np.argmax(total))
+            opposite = judge.opposite(question)
+            turn = opposite is not None and outside[:, question].max() > inside[:, question].max()
+            half = outside[:, question] if turn else inside[:, question]
+            if not total[question] > best.gain or half.max() <= 0:
+                break
+            judge = judges[int(np.argmax(half))]
+            mask = best.mask & (~answers[question] if turn else answers[question])
+            asked = opposite if turn and opposite is not None else question
+            best = _Guard(float(half.max()), (*best.asked, asked), mask)
+        return judge, best
 
     def _commit(self, items: Items, winner: Candidate) -> Bool[np.ndarray, " I"]:
         """Note what a law explains, and return which items it speaks about."""
@@ -362,7 +376,20 @@ class Search:
         items.explained[number] = True
         touched = np.zeros(len(items.old), bool)
         touched[number] = True
+        self._persist(items)
         return touched
+
+    def _persist(self, items: Items) -> None:
+        """Let what no law speaks about persist as often as it does."""
+        left = ~items.explained
+        seen = np.bincount(items.family[left], minlength=len(items.families))
+        changed = np.bincount(items.family[left & items.changed], minlength=len(items.families))
+        unseen = np.array([self.seen.get(family, 0) for family in items.families])
+        covered = np.bincount(items.family[items.explained], minlength=len(items.families))
+        rate = ((changed + 0.5) / (np.maximum(unseen - covered, seen) + 1))[items.family]
+        others = np.maximum(np.array(items.size, float) - 1, 1)
+        prior = np.where(items.changed, np.log(rate / others), np.log1p(-rate))
+        items.log_prob = np.where(left, prior, items.log_prob)
 
     def _law(self, winner: Candidate) -> Law:
         asked = self.questions(winner.cases.scope).asked
@@ -415,6 +442,8 @@ class _Judge:
     """The gain of guards over the cases of one observable, seen through one lens."""
 
     def __init__(self, questions: Questions, items: Items, cases: Cases, lens: Lens) -> None:
+        self.lens = lens
+        self._item = cases.item
         self._asked = questions.asked
         self._bits = questions.bits
         width = len(lens.terms) + 1
@@ -447,8 +476,14 @@ class _Judge:
                 return index
         return None
 
-    def counts(self, mask: np.ndarray) -> Float[np.ndarray, " K"]:
-        return self._onehot[mask].sum(0).astype(float)
+    def counts(self, mask: np.ndarray, once: bool = False) -> Float[np.ndarray, " K"]:
+        """Return how often each term occurs; `once`: what several objects may have caused, once."""
+        share = self._share(mask) if once else 1.0
+        return (self._onehot[mask] * share).sum(0).astype(float)
+
+    def _share(self, mask: np.ndarray) -> Float[np.ndarray, "M 1"]:
+        item = self._item[mask]
+        return (1 / np.bincount(item)[item])[:, None] if len(item) else np.ones((0, 1))
 
     def log_probs(self, counts: Float[np.ndarray, "... K"]) -> Float[np.ndarray, "... K"]:
         """Return the log probability of each outcome, half a count added to those that occurred."""
@@ -456,9 +491,10 @@ class _Judge:
         total = counts.sum(-1, keepdims=True) + 0.5 * np.maximum(occurred, 1) + 0.5
         return np.log((counts + 0.5) / total)
 
-    def gain(self, mask: np.ndarray, asked: int) -> float:
-        counts = self.counts(mask)
-        return float(self._gain(counts, self._base[mask].sum(), asked))
+    def gain(self, mask: np.ndarray, asked: int, once: bool = False) -> float:
+        base = self._base[mask]
+        total = base @ self._share(mask)[:, 0] if once else base.sum()
+        return float(self._gain(self.counts(mask, once), np.asarray(total), asked))
 
     def gains(
         self, answers: np.ndarray, mask: np.ndarray, asked: int, complement: bool = False

@@ -119,6 +119,7 @@ class Items:
       log_prob: how probable what was seen is, so far.
       expected: of numbers, what the laws so far make of them.
       explained: whether any law speaks about it.
+      settled: of numbers, whether the laws so far come to what was seen.
       family: the index of its family in `families`.
     """
 
@@ -130,6 +131,7 @@ class Items:
     log_prob: np.ndarray
     expected: np.ndarray
     explained: np.ndarray
+    settled: np.ndarray
     family: np.ndarray
     families: tuple[str, ...]
 
@@ -137,7 +139,8 @@ class Items:
     def none() -> "Items":
         """Return a table without items."""
         empty = np.zeros(0)
-        return Items({}, [], [], [], [], empty, empty, empty.astype(bool), empty.astype(int), ())
+        no = empty.astype(bool)
+        return Items({}, [], [], [], [], empty, empty, no, no, empty.astype(int), ())
 
     @cached_property
     def changed(self) -> Bool[np.ndarray, " I"]:
@@ -254,9 +257,9 @@ def _choices(record: Record, cases: Cases, items: Items) -> list[Lens]:
         fits = not isinstance(read, Numbers | Displacements) and not isinstance(
             cases.domain, Numbers
         )
-        if fits and changed.any() and all(map(cases.domain.contains, read)):
+        if fits and len(goals) > 1 and all(map(cases.domain.contains, read)):
             same = record.column(cases.scope, feature)[cases.row] == value
-            if same[changed].mean() > 0.5 and len(set(value[changed].tolist())) > 1:
+            if same[changed].mean() > 0.5:
                 found.append(_first([Read(feature)], [same]))
             if same[changed].mean() > 0.5 and kept:
                 found.append(_first([Read(feature), Set(kept[0])], [same, value == kept[0]]))

@@ -41,8 +41,9 @@ from rlssm.world_models.cases import (
 )
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.fitting import Fit, fit, prune
-from rlssm.world_models.laws import Law, Set
-from rlssm.world_models.object_view import Key, Numbers, Observable
+from rlssm.world_models.laws import Law, Read, Set, Step, Term
+from rlssm.world_models.object_view import MOVES, Key, Numbers, Observable
+from rlssm.world_models.proposer import Proposer, propose_laws
 from rlssm.world_models.record import Record
 
 BEAM = 5
@@ -79,11 +80,16 @@ class Candidate:
     counts: Float[np.ndarray, " K"]
 
 
-def synthesise(record: Record, progress: Progress = lambda text: None) -> Fit:
+def synthesise(
+    record: Record,
+    progress: Progress = lambda text: None,
+    proposer: Proposer | None = None,
+) -> Fit:
     """Return laws that explain a record, fitted and pruned.
 
     Args:
       record: transitions, default semantics.
+      proposer: asked for further laws (of Crafter), such as a language model; by default none is.
       progress: told what is being done, a line each time.
     """
     search = Search(record)
@@ -92,6 +98,8 @@ def synthesise(record: Record, progress: Progress = lambda text: None) -> Fit:
         found = search.explain(attribute)
         laws += found
         progress(f"{attribute}: {len(found)} laws")
+    if proposer is not None:
+        laws += propose_laws(record, proposer, progress)
     fitted, evidence = fit_and_prune(record, named(laws))
     progress(f"{len(fitted.model.laws)} of {len(laws)} laws kept")
     length = search.length(fitted, evidence)
@@ -219,6 +227,7 @@ class Search:
                 items.explained[number] = True
                 if self._judged[key] > LEFT_WRONG and isinstance(items.domain[number], Numbers):
                     items.expected[number] = float(items.value[number])  # type: ignore[arg-type]
+                    items.settled[number] = True
         self._persist(items)
         if -items.log_prob[items.log_prob < LEFT_WRONG].sum() < RESIDUAL:
             return []
@@ -243,6 +252,7 @@ class Search:
             [float(o) if isinstance(d, Numbers) else 0.0 for o, d in zip(items.old, items.domain)]  # type: ignore[arg-type]  # noqa: B905
         )
         items.explained = np.zeros(len(items.old), bool)
+        items.settled = np.zeros(len(items.old), bool)
         families: dict[str, int] = {}
         numbers = [families.setdefault(key.family, len(families)) for _, key in items.number]
         items.family, items.families = np.array(numbers, np.int64), tuple(families)
@@ -370,6 +380,7 @@ class Search:
             modal = lens.terms[int(np.argmax(winner.counts[:-1]))]
             missed = number[~hit]
             items.expected[missed] = _applied(modal, items.expected[missed], cases.domain)
+            items.settled[number] = hit
         else:
             before = np.where(items.explained[number], items.log_prob[number], -np.inf)
             items.log_prob[number] = np.maximum(before, scored)
@@ -448,11 +459,18 @@ class _Judge:
         self._bits = questions.bits
         width = len(lens.terms) + 1
         self._onehot = np.eye(width, dtype=np.float32)[lens.code] * cases.weight[:, None]
-        base = items.log_prob[cases.item] * cases.weight
+        self._term_bits = np.array([self._price(term) for term in lens.terms])
+        # Amounts that add up leave nothing to gain where they are right already.
+        known = np.where(items.settled, 0.0, items.log_prob)
+        base = known[cases.item] * cases.weight
         births = np.where(_is_birth(lens, lens.code), np.log(cases.among), 0.0)
         sizes = np.log(np.array(items.size, float)[cases.item])
         unnamed = np.where(lens.code == len(lens.terms), sizes, 0.0)
         self._base = (base + (births + unnamed) * cases.weight).astype(np.float32)
+
+    def _price(self, term: Term) -> float:
+        named = isinstance(term, Read) or (isinstance(term, Step) and term.direction not in MOVES)
+        return TERM_BITS + (self._bits if named else 0.0)
 
     def allowed(self, guard: tuple[int, ...], question: int) -> bool:
         """Return whether a question may join a guard: one action set, and nothing twice."""
@@ -510,8 +528,9 @@ class _Judge:
 
     def _gain(self, counts: np.ndarray, base: np.ndarray, asked: int) -> np.ndarray:
         total = counts.sum(-1)
-        named = (counts[..., :-1] > 0.5).sum(-1)
+        occurred = counts[..., :-1] > 0.5
+        named = occurred.sum(-1)
         fitted = (counts * self.log_probs(counts)).sum(-1)
-        bits = LAW_BITS + TERM_BITS * named + self._bits * asked
+        bits = LAW_BITS + occurred @ self._term_bits + self._bits * asked
         price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
         return np.where(named > 0, fitted - base - price, -np.inf)

@@ -27,6 +27,7 @@ from rlssm.world_models.object_view import (
     Observable,
     Value,
     World,
+    number_of,
 )
 from rlssm.world_models.record import Record
 
@@ -86,7 +87,7 @@ def action_sets(record: Record) -> list[frozenset[str]]:
     verbs: dict[str, list[str]] = {}
     for action in record.world.actions:
         verbs.setdefault(action.partition("_")[0], []).append(action)
-    groups = [frozenset(group) for group in verbs.values() if 1 < len(group) < len(used)]
+    groups = [frozenset(group) for group in verbs.values() if len(group) > 1]
     return [*(frozenset({action}) for action in used), *groups]
 
 
@@ -221,7 +222,7 @@ def lenses(record: Record, cases: Cases, items: Items) -> list[Lens]:
 
 
 def _numbers(record: Record, cases: Cases, items: Items) -> list[Lens]:
-    value = np.array([float(items.value[i]) for i in cases.item])  # type: ignore[arg-type]
+    value = np.array([number_of(items.value[i]) for i in cases.item])
     expected = items.expected[cases.item]
     domain = cases.domain
     assert isinstance(domain, Numbers)

@@ -20,7 +20,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -112,7 +112,6 @@ class Evidence:
       items: the distinct items; `count` says how often each occurs.
       where: rows (transition, item); `keys` are the transition and observable of each.
       impossible: the transitions, one for each observed value outside its domain.
-      unspoken: what no law speaks about.
     """
 
     def __init__(self, record: Record, laws: Sequence[Law], votes: Votes | None = None) -> None:
@@ -144,8 +143,13 @@ class Evidence:
         self.where = np.array(where, np.int64).reshape(-1, 2)
         self.impossible = np.array(impossible, np.int64)
         self.count = np.bincount(self.where[:, 1], minlength=len(items)).astype(float)
-        self.unspoken = _unspoken(record, votes)
+        self._record, self._votes = record, votes
         self._compile()
+
+    @cached_property
+    def unspoken(self) -> Unspoken:
+        """What no law speaks about."""
+        return _unspoken(self._record, self._votes)
 
     # --- Items --------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ Source: One Life to Learn (arXiv 2510.12088) for the likelihood; the rest is our
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ from rlssm.world_models.evidence import Evidence, Unspoken
 from rlssm.world_models.fitting import MOST, START
 from rlssm.world_models.laws import Law
 from rlssm.world_models.particles import Metropolis, Particles, resample_move, spawn
-from rlssm.world_models.record import Record
+from rlssm.world_models.record import Record, Votes
 
 LawSet: TypeAlias = frozenset[int]
 
@@ -74,7 +74,7 @@ class LawPosterior:
         return self.log_prior(chosen) + self.log_marginal(chosen, upto)
 
     @cached_property
-    def _votes(self):  # noqa: ANN202
+    def _votes(self) -> Votes:
         return self.record.votes(self.laws)
 
     def evidence(self, chosen: LawSet) -> Evidence:
@@ -127,7 +127,7 @@ def sample_law_sets(
     ends = sorted({round(size * (i + 1) / stages) for i in range(stages)})
     begins = [0, *ends[:-1]]
 
-    def factor(begin: int, end: int):  # noqa: ANN202
+    def factor(begin: int, end: int) -> Callable[[LawSet], float]:
         return lambda chosen: (
             posterior.log_marginal(chosen, end) - posterior.log_marginal(chosen, begin)
         )

@@ -20,9 +20,9 @@ The search is ours: minimum description length over anti-unified guards.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -40,11 +40,12 @@ from rlssm.world_models.cases import (
     own_observables,
 )
 from rlssm.world_models.evidence import Evidence
-from rlssm.world_models.fitting import Fit, fit, prune
+from rlssm.world_models.fitting import Fit, fit
 from rlssm.world_models.laws import Law, Read, Set, Step, Term
-from rlssm.world_models.object_view import MOVES, Key, Numbers, Observable
+from rlssm.world_models.likelihood import persistence_log_prob
+from rlssm.world_models.object_view import MOVES, Key, Numbers, Observable, World, number_of
 from rlssm.world_models.proposer import Proposer, propose_laws
-from rlssm.world_models.record import Record
+from rlssm.world_models.record import Record, Votes
 
 BEAM = 5
 MOST_TESTS = 4  # with the action set
@@ -100,7 +101,7 @@ def synthesise(
         progress(f"{attribute}: {len(found)} laws")
     if proposer is not None:
         laws += propose_laws(record, proposer, progress)
-    fitted, evidence = fit_and_prune(record, named(laws))
+    fitted, evidence = fit_and_prune(search, laws)
     progress(f"{len(fitted.model.laws)} of {len(laws)} laws kept")
     length = search.length(fitted, evidence)
     for number in range(REFITS):
@@ -109,7 +110,7 @@ def synthesise(
         progress(f"residual round {number + 1}: {len(more)} more laws")
         if not more:
             break
-        wider, evidence = fit_and_prune(record, named([*fitted.model.laws, *more]))
+        wider, evidence = fit_and_prune(search, [*fitted.model.laws, *more])
         shorter = search.length(wider, evidence)
         if shorter >= length:
             break
@@ -118,36 +119,51 @@ def synthesise(
     return fitted
 
 
-def fit_and_prune(record: Record, laws: Sequence[Law]) -> tuple[Fit, Evidence]:
-    """Return laws fitted, pruned and fitted again, with what they and the record compile to."""
+def fit_and_prune(search: "Search", laws: Sequence[Law]) -> tuple[Fit, Evidence]:
+    """Return laws fitted, less those not worth their length, with what they compile to.
+
+    Weight is no measure of worth here: a law at weight 0 still says that anything can happen.
+    """
+    record = search.record
+    laws = named(record.world, laws)
     votes = record.votes(laws)
     evidence = Evidence(record, laws, votes)
     fitted = fit(record, laws, evidence=evidence)
-    pruned = prune(fitted.model).laws
-    if len(pruned) == len(laws):
-        return fitted, evidence
-    places = {law.name: place for place, law in enumerate(pruned)}
-    place = [places.get(law.name) for law in laws]
-    left = {
-        key: kept
+    for _ in range(2):
+        kept = search.worth_keeping(fitted, votes)
+        if len(kept) == len(laws):
+            break
+        laws = [fitted.model.laws[i] for i in kept]
+        votes = only(votes, kept)
+        evidence = Evidence(record, laws, votes)
+        fitted = fit(record, laws, evidence=evidence)
+    return fitted, evidence
+
+
+def only(votes: Votes, kept: Sequence[int]) -> Votes:
+    """Return the votes of the laws kept, numbered anew."""
+    place = {law: index for index, law in enumerate(kept)}
+    return {
+        key: left
         for key, said in votes.items()
-        if (kept := [v._replace(law=p) for v in said if (p := place[v.law]) is not None])
+        if (left := [vote._replace(law=place[vote.law]) for vote in said if vote.law in place])
     }
-    evidence = Evidence(record, pruned, left)
-    return fit(record, pruned, evidence=evidence), evidence
 
 
-def named(laws: Sequence[Law]) -> list[Law]:
-    """Return laws whose names are all different: what they predict, and a number."""
-    counts: dict[str, int] = {}
-    renamed = []
+def named(world: World, laws: Sequence[Law]) -> list[Law]:
+    """Return laws once each, whose names are all different: what they predict, and a number."""
+    distinct: dict[Law, Law] = {}
     for law in laws:
+        own = Observable("self", law.observable.attribute)
+        if law.observable.of == law.scope and own in world.scopes[law.scope].observables:
+            law = replace(law, observable=own)
+        distinct.setdefault(replace(law, name="", source=""), law)
+    counts: Counter[str] = Counter()
+    renamed = []
+    for law in distinct.values():
         name = f"{law.scope}: {law.observable.of}.{law.observable.attribute}"
-        counts[name] = counts.get(name, 0) + 1
-        renamed.append(
-            Law(f"{name} {counts[name]}", law.scope, law.observable, law.outcomes, law.tests,
-                law.actions, law.source)
-        )  # fmt: skip
+        counts[name] += 1
+        renamed.append(replace(law, name=f"{name} {counts[name]}"))
     return renamed
 
 
@@ -208,6 +224,38 @@ class Search:
         both = sum(map(self.cost, more)) - wide.log_prob[: len(items.value)].sum()
         return more if both < length else laws
 
+    def worth_keeping(self, fitted: Fit, votes: Votes) -> list[int]:
+        """Return which laws pay for their length, the least weighty tried first.
+
+        What a law explains is compared with what the others, or persistence, make of it.
+        """
+        model = fitted.model
+        weights = np.array(model.weights)
+        laws = range(len(model.laws))
+        kept, speaks = set(laws), defaultdict(list)
+        for key, said in votes.items():
+            for law in {vote.law for vote in said}:
+                speaks[law].append(key)
+        for law in sorted(laws, key=lambda index: weights[index]):
+            here = {key: [v for v in votes[key] if v.law in kept] for key in speaks[law]}
+            without = {key: [v for v in said if v.law != law] for key, said in here.items()}
+            loss = self._explained(fitted, here) - self._explained(fitted, without)
+            if loss < self.cost(model.laws[law]):
+                kept.discard(law)
+        return sorted(kept)
+
+    def _explained(self, fitted: Fit, votes: Votes) -> float:
+        """Return the log probability of what is voted on, and of what nobody votes on here."""
+        model = fitted.model
+        spoken = {key: said for key, said in votes.items() if said}
+        evidence = Evidence(self.record, model.laws, spoken)
+        found = evidence.item_log_probs(np.array(model.weights), evidence.logits())
+        total = float(found @ evidence.count) if len(found) else 0.0
+        for t, key in votes.keys() - spoken.keys():
+            value = self.record.changes[t].values.get(key, self.record.scenes[t].old(key))
+            total += persistence_log_prob(model, self.record.scenes[t], key, value)
+        return total
+
     def judge(self, fitted: Fit, evidence: Evidence) -> None:
         """Note how probable a fitted model makes what was seen, for `again`."""
         model = fitted.model
@@ -226,7 +274,7 @@ class Search:
                 items.log_prob[number] = self._judged[key]
                 items.explained[number] = True
                 if self._judged[key] > LEFT_WRONG and isinstance(items.domain[number], Numbers):
-                    items.expected[number] = float(items.value[number])  # type: ignore[arg-type]
+                    items.expected[number] = number_of(items.value[number])
                     items.settled[number] = True
         self._persist(items)
         if -items.log_prob[items.log_prob < LEFT_WRONG].sum() < RESIDUAL:
@@ -249,7 +297,10 @@ class Search:
                         tables.append((scope, observable, rows, numbers, among))
         items.log_prob = np.zeros(len(items.old))
         items.expected = np.array(
-            [float(o) if isinstance(d, Numbers) else 0.0 for o, d in zip(items.old, items.domain)]  # type: ignore[arg-type]  # noqa: B905
+            [
+                number_of(old) if isinstance(domain, Numbers) else 0.0
+                for old, domain in zip(items.old, items.domain, strict=True)
+            ]
         )
         items.explained = np.zeros(len(items.old), bool)
         items.settled = np.zeros(len(items.old), bool)
@@ -376,7 +427,7 @@ class Search:
         if isinstance(cases.domain, Numbers):
             items.log_prob[number] = scored
             hit = code < len(lens.terms)
-            items.expected[number[hit]] = [float(items.value[i]) for i in number[hit]]  # type: ignore[arg-type]
+            items.expected[number[hit]] = [number_of(items.value[i]) for i in number[hit]]
             modal = lens.terms[int(np.argmax(winner.counts[:-1]))]
             missed = number[~hit]
             items.expected[missed] = _applied(modal, items.expected[missed], cases.domain)
@@ -416,7 +467,7 @@ class Search:
         )
 
 
-def _all_observables(world, scope: str) -> Iterator[Observable]:  # noqa: ANN001
+def _all_observables(world: World, scope: str) -> Iterator[Observable]:
     yield from own_observables(world, scope)
     yield from other_observables(world, scope)
 
@@ -439,9 +490,9 @@ def _is_birth(lens: Lens, code: np.ndarray) -> np.ndarray:
     return np.array([*spread, False])[code]
 
 
-def _applied(term, expected: np.ndarray, domain: Numbers) -> np.ndarray:  # noqa: ANN001
+def _applied(term: Term, expected: np.ndarray, domain: Numbers) -> np.ndarray:
     if isinstance(term, Set):
-        return np.full(len(expected), float(term.value))  # type: ignore[arg-type]
+        return np.full(len(expected), number_of(term.value))
     amount = getattr(term, "amount", 0.0)
     return np.clip(expected + amount, domain.low, domain.high)
 

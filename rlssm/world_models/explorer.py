@@ -47,7 +47,7 @@ FUTILE = 0.05  # how attractive an action is that never had an effect, beside on
 SIGHT = 40  # steps of walking that are thought ahead
 NEED = 4  # a vital below or at this much calls for action
 FLEE_BELOW = 3
-NIGHT = 0.5  # daylight
+NIGHT = 0.65  # daylight
 LEVELS = (1, 2, 4)  # how much of an item makes a difference
 
 MOVES = {vector: f"move_{name}" for name, vector in DIRECTIONS.items()}
@@ -164,7 +164,7 @@ class Explorer:
     def _may_sleep(self, state: WorldState, walk: "Walk") -> bool:
         close = (e for e in state.objects if e.kind in FIERCE)
         safe = all(distance(e.position, state.player.position) > 8 for e in close)
-        spent = state.player.inventory["energy"] <= 1
+        spent = state.player.inventory["energy"] == 0
         return not self.instincts or walk.enclosed or (safe and spent)
 
     # --- Instincts ----------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class Explorer:
             shelter = self._shelter(walk)
             if shelter is not None:
                 return shelter
-        if vitals["energy"] <= 1 and self._may_sleep(state, walk):
+        if vitals["energy"] == 0 and self._may_sleep(state, walk):
             return "sleep"
         return None
 

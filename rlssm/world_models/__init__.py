@@ -12,6 +12,6 @@ To read it in order:
 - `laws`, `law_json`, `small_laws`: laws as data; `likelihood`: scoring and sampling with them.
 - `record`, `evidence`, `fitting`: recorded transitions, their sparse likelihood, fitted weights.
 - `particles`, `posterior`, `filtering`: law sets and hidden parts of a state, by particles.
-- `explorer`: one life in Crafter; `cases`, `synthesis`: laws from it; `aspects`, `proposer`: laws
-  from a language model.
+- `walking`, `explorer`: one life in Crafter; `cases`, `guards`, `synthesis`: laws from it;
+  `aspects`, `proposer`: laws from a language model.
 """

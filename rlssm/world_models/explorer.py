@@ -10,10 +10,9 @@ Source: One Life to Learn (arXiv 2510.12088), the setting: one episode of at mos
 without reward. There a language model acts; this explorer is ours.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -24,8 +23,6 @@ from rlssm.world_models.schema import (
     ACTIONS,
     DIRECTIONS,
     ITEMS,
-    MATERIAL_INDEX,
-    MATERIALS,
     MAX_ITEM,
     VITALS,
     WALKABLE,
@@ -38,25 +35,22 @@ from rlssm.world_models.schema import (
     nearby_materials,
     shift,
 )
+from rlssm.world_models.walking import MOVES, Walk, difference, in_front
 
 LIFE = 2_000  # steps, at most
 RANDOM_ACTION = 0.08
 REACH = 12.0  # steps of walking that make a try half as attractive as it would be at hand
 FADING = 0.4  # how fast what is tried becomes old: as its count to minus this power
 FUTILE = 0.05  # how attractive an action is that never had an effect, beside one that always has
-SIGHT = 40  # steps of walking that are thought ahead
 NEED = 4  # a vital below or at this much calls for action
 FLEE_BELOW = 3
 NIGHT = 0.65  # daylight
 LEVELS = (1, 2, 4)  # how much of an item makes a difference
 
-MOVES = {vector: f"move_{name}" for name, vector in DIRECTIONS.items()}
 TRIES = tuple(action for action in ACTIONS if not action.startswith("move"))
 NO_SLEEP = tuple(action for action in TRIES if action != "sleep")
 AWAKE = tuple(action for action in ACTIONS if action != "sleep")
 FIERCE = ("zombie", "skeleton")
-_WALKABLE = np.zeros(len(MATERIAL_INDEX) + 1, bool)
-_WALKABLE[[MATERIAL_INDEX[name] for name in WALKABLE]] = True
 
 
 def live(
@@ -134,7 +128,7 @@ class Explorer:
 
     # --- Curiosity ----------------------------------------------------------------------------
 
-    def _curious(self, state: WorldState, walk: "Walk") -> str:
+    def _curious(self, state: WorldState, walk: Walk) -> str:
         places = walk.nearest
         best, move = -1.0, "noop"
         tries = TRIES if self._may_sleep(state, walk) else NO_SLEEP
@@ -161,7 +155,7 @@ class Explorer:
         effect = max(effect, *hopes)
         return value * (FUTILE + (1 - FUTILE) * effect)
 
-    def _may_sleep(self, state: WorldState, walk: "Walk") -> bool:
+    def _may_sleep(self, state: WorldState, walk: Walk) -> bool:
         close = (e for e in state.objects if e.kind in FIERCE)
         safe = all(distance(e.position, state.player.position) > 8 for e in close)
         spent = state.player.inventory["energy"] == 0
@@ -169,7 +163,7 @@ class Explorer:
 
     # --- Instincts ----------------------------------------------------------------------------
 
-    def _instinct(self, state: WorldState, walk: "Walk") -> str | None:
+    def _instinct(self, state: WorldState, walk: Walk) -> str | None:
         player = state.player
         vitals = player.inventory
         weak = player.health <= FLEE_BELOW + 2
@@ -193,7 +187,7 @@ class Explorer:
             return "sleep"
         return None
 
-    def _shelter(self, walk: "Walk") -> str | None:
+    def _shelter(self, walk: Walk) -> str | None:
         """Dig two tiles into stone, go in, come back one, and close the way out with a stone."""
         if self.burrow is None:
             self.burrow = walk.burrow()
@@ -207,7 +201,7 @@ class Explorer:
             self.burrow = None
             return "place_stone"
         if here == second:
-            return MOVES[_difference(second, first)]
+            return MOVES[difference(second, first)]
         if ahead is None:
             return walk.first_step(mouth) if mouth in walk.steps else self._give_up()
         dig = material_at(state, ahead) == "stone" and state.player.target == ahead
@@ -216,7 +210,7 @@ class Explorer:
     def _give_up(self) -> None:
         self.burrow = None
 
-    def _face_danger(self, state: WorldState, threat: Entity, walk: "Walk") -> str | None:
+    def _face_danger(self, state: WorldState, threat: Entity, walk: Walk) -> str | None:
         player = state.player
         away = distance(threat.position, player.position)
         if player.health <= FLEE_BELOW + 1 and away > 1:
@@ -224,7 +218,7 @@ class Explorer:
         if player.target == threat.position:
             return "do"
         if away == 1:
-            return MOVES[_difference(player.position, threat.position)]
+            return MOVES[difference(player.position, threat.position)]
         return walk.toward(threat.kind)
 
 
@@ -258,126 +252,6 @@ def level(player: Player, item: str) -> int:
     return sum(player.inventory[item] >= least for least in LEVELS[: 1 if "_" in item else None])
 
 
-def in_front(state: WorldState, place: Position) -> str:
-    """Return what stands on a tile, or else its material."""
-    for entity in state.objects:
-        if entity.position == place:
-            return entity.kind
-    return material_at(state, place) or "none"
-
-
-# --- Walking ----------------------------------------------------------------------------------
-
-
-class Walk:
-    """The shortest ways from where the player stands, over walkable tiles without objects.
-
-    With a pickaxe the ways lead through stone as well.
-    """
-
-    def __init__(self, state: WorldState) -> None:
-        self.state = state
-        self.start = state.player.position
-        self.occupants = {e.position: e.kind for e in state.objects[1:]}
-        passable = _WALKABLE.copy()
-        passable[MATERIAL_INDEX["stone"]] = state.player.inventory["wood_pickaxe"] > 0
-        free = np.zeros((state.size[0] + 2, state.size[1] + 2), bool)
-        free[1:-1, 1:-1] = passable[state.materials]
-        for x, y in self.occupants:
-            free[x + 1, y + 1] = False
-        self.before: dict[Position, Position] = {self.start: self.start}
-        self.steps: dict[Position, int] = {self.start: 0}
-        self.edges: dict[Position, Position] = {}  # a blocked tile, and from where it is reached
-        open_tile, ways = free.tolist(), list(DIRECTIONS.values())
-        queue = deque([self.start])
-        while queue:
-            here = queue.popleft()
-            steps = self.steps[here] + 1
-            for dx, dy in ways:
-                there = here[0] + dx, here[1] + dy
-                if there in self.steps:
-                    continue
-                if open_tile[there[0] + 1][there[1] + 1]:
-                    self.before[there] = here
-                    self.steps[there] = steps
-                    if steps < SIGHT:
-                        queue.append(there)
-                elif there not in self.edges:
-                    self.edges[there] = here
-
-    def is_open(self, place: Position) -> bool:
-        """Return whether a creature could stand on a tile."""
-        return place not in self.occupants and material_at(self.state, place) in WALKABLE
-
-    @cached_property
-    def enclosed(self) -> bool:
-        """Whether at most one tile beside the player's can be walked to, and none from there."""
-        reached, border = {self.start}, [self.start]
-        while border and len(reached) <= 2:
-            here = border.pop()
-            for direction in DIRECTIONS.values():
-                there = shift(here, direction)
-                if there not in reached and (self.is_open(there) or there in self.occupants):
-                    reached.add(there)
-                    border.append(there)
-        return len(reached) <= 2
-
-    def burrow(self) -> tuple[Position, Position] | None:
-        """Return the nearest tile before two of stone in line, with closed sides, and the line."""
-        for mouth in self.steps:
-            for inward in DIRECTIONS.values() if self.is_open(mouth) else ():
-                first = shift(mouth, inward)
-                second = shift(first, inward)
-                side = inward[1], inward[0]
-                back = -side[0], -side[1]
-                walls = [shift(second, inward)]
-                walls += [shift(tile, way) for tile in (first, second) for way in (side, back)]
-                stone = all(material_at(self.state, tile) == "stone" for tile in (first, second))
-                if stone and not any(self.is_open(tile) for tile in walls):
-                    return mouth, inward
-        return None
-
-    @cached_property
-    def nearest(self) -> dict[str, tuple[int, Position]]:
-        """The nearest of each thing: steps until it is in front, and its tile."""
-        found: dict[int, tuple[int, Position]] = {}
-        materials, stone = self.state.materials, MATERIAL_INDEX["stone"]
-        for place, steps in self.steps.items():
-            material = int(materials[place])
-            if material not in found and steps and (steps > 1 or material == stone):
-                found[material] = steps, place
-        named = {MATERIALS[material]: where for material, where in found.items()}
-        for place, here in self.edges.items():
-            kind = self.occupants.get(place) or material_at(self.state, place) or "none"
-            if kind not in named:
-                named[kind] = self.steps[here] + 1, place
-        front = in_front(self.state, self.state.player.target)
-        return {**named, front: (0, self.state.player.target)}
-
-    def first_step(self, place: Position) -> str:
-        """Return the move that leads to `place`, or into it where it is next; stone is dug."""
-        if place not in self.steps:
-            here = min(
-                (shift(place, d) for d in DIRECTIONS.values() if shift(place, d) in self.steps),
-                key=lambda tile: self.steps[tile],
-            )
-            if here == self.start:
-                return MOVES[_difference(self.start, place)]
-            place = here
-        while self.before[place] != self.start:
-            place = self.before[place]
-        if place == self.state.player.target and material_at(self.state, place) == "stone":
-            return "do"
-        return MOVES[_difference(self.start, place)]
-
-    def toward(self, thing: str) -> str | None:
-        """Return what to do to use the nearest thing of a kind, None if there is no way to one."""
-        found = self.nearest.get(thing)
-        if found is None:
-            return None
-        return "do" if found[0] == 0 else self.first_step(found[1])
-
-
 def _nearest(state: WorldState, kind: str, within: int) -> Entity | None:
     close = [
         entity
@@ -395,7 +269,3 @@ def _flee(state: WorldState, threat: Entity, rng: np.random.Generator) -> str:
         if there not in occupied and material_at(state, there) in WALKABLE:
             ways.append((distance(there, threat.position) + rng.random(), action))
     return max(ways)[1] if ways else "do"
-
-
-def _difference(origin: Position, goal: Position) -> Position:
-    return goal[0] - origin[0], goal[1] - origin[1]

@@ -3,13 +3,9 @@
 For each attribute that ever changes, and until nothing is gained:
 
 1. look at its cases through every lens (`cases`): which terms would tell what happened;
-2. search guards: a beam over conjunctions of an action set and up to three tests, from those that
-   hold more often where a term fits; a question that splits the cases better splits the guard;
-3. keep the best by description length,
-
-       gain = log p(cases | law) - log p(cases | laws so far) - ln 2 (bits of the law)
-              - 1/2 (outcomes - 1) ln n;
-
+2. search guards (`guards`): a beam over conjunctions of an action set and up to three tests; a
+   question that splits the cases better splits the guard;
+3. keep the law that shortens the description most;
 4. what it explains is explained; amounts add up, so further causes are sought in what is left.
 
 Then all weights are fitted together, useless laws pruned, and the rounds repeated on the residual
@@ -25,60 +21,33 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from rlssm.world_models.cases import (
     MOST_CASES,
     Cases,
     Items,
-    Lens,
     Questions,
     collect_keys,
-    lenses,
     other_observables,
     outcomes_of,
     own_observables,
 )
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.fitting import Fit, fit
-from rlssm.world_models.laws import Law, Read, Set, Step, Term
+from rlssm.world_models.guards import LAW_BITS, TERM_BITS, Candidate, Judge, best_law, is_birth
+from rlssm.world_models.laws import Law, Set, Term
 from rlssm.world_models.likelihood import persistence_log_prob
-from rlssm.world_models.object_view import MOVES, Key, Numbers, Observable, World, number_of
+from rlssm.world_models.object_view import Key, Numbers, Observable, World, number_of
 from rlssm.world_models.proposer import Proposer, propose_laws
 from rlssm.world_models.record import Record, Votes
 
-BEAM = 5
-MOST_TESTS = 4  # with the action set
 MOST_ROUNDS = 24  # laws of one attribute
-LAW_BITS = 4.0
-TERM_BITS = 4.0
-LENSES = 3  # of one observable that are searched in depth
 RESIDUAL = 25.0  # nats left unexplained from which on other kinds are asked too
 LEFT_WRONG = -2.0  # log probability below which an item counts as unexplained
 REFITS = 2
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Guard:
-    """Questions all answered with yes, where that is so, and what a law there gains."""
-
-    gain: float
-    asked: tuple[int, ...]
-    mask: Bool[np.ndarray, " C"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A law in the making: whose cases, through which lens, under which guard, and its gain."""
-
-    gain: float
-    cases: Cases
-    lens: Lens
-    guard: tuple[int, ...]  # questions
-    mask: Bool[np.ndarray, " C"]
-    counts: Float[np.ndarray, " K"]
 
 
 def synthesise(
@@ -338,7 +307,7 @@ class Search:
         for _ in range(rounds):
             for index, table in enumerate(cases):
                 if index not in best:
-                    best[index] = self._best(items, table)
+                    best[index] = best_law(self.record, self.questions(table.scope), items, table)
             winners = [c for c in best.values() if c is not None and c.gain > 0]
             if not winners:
                 break
@@ -350,79 +319,14 @@ class Search:
                     best.pop(index, None)
         return laws
 
-    def _best(self, items: Items, cases: Cases) -> Candidate | None:
-        """Return the best law about some cases: the likeliest lenses, each with a beam."""
-        questions = self.questions(cases.scope)
-        answers = questions.answers[:, cases.row]
-        everywhere = np.ones(len(cases.row), bool)
-        judges = [
-            _Judge(questions, items, cases, lens) for lens in lenses(self.record, cases, items)
-        ]
-        promise = [
-            max(j.gain(everywhere, 0), j.gains(answers, everywhere, 1).max(initial=-np.inf))
-            for j in judges
-        ]
-        found: Candidate | None = None
-        for index in np.argsort(promise)[::-1][:LENSES]:
-            guard = self._beam(judges[index], answers, everywhere)
-            judge, guard = self._split(judges, judges[index], answers, guard)
-            once = judge.gain(guard.mask, len(guard.asked), once=True)
-            if once > 0 and (found is None or once > found.gain):
-                counts = judge.counts(guard.mask, once=True)
-                found = Candidate(once, cases, judge.lens, guard.asked, guard.mask, counts)
-        return found
-
-    def _beam(self, judge: "_Judge", answers: np.ndarray, everywhere: np.ndarray) -> "_Guard":
-        beam = [_Guard(judge.gain(everywhere, 0), (), everywhere)]
-        best = beam[0]
-        for depth in range(1, MOST_TESTS + 1):
-            grown: dict[bytes, _Guard] = {}
-            for guard in beam:
-                gains = judge.gains(answers, guard.mask, depth)
-                for question in np.argsort(-gains)[: 3 * BEAM].tolist():
-                    if math.isfinite(gains[question]) and judge.allowed(guard.asked, question):
-                        narrower = guard.mask & answers[question]
-                        entry = _Guard(float(gains[question]), (*guard.asked, question), narrower)
-                        grown.setdefault(np.packbits(narrower).tobytes(), entry)
-            beam = sorted(grown.values(), key=lambda guard: -guard.gain)[:BEAM]
-            if not beam:
-                break
-            best = max(best, beam[0], key=lambda guard: guard.gain)
-        return best
-
-    def _split(
-        self, judges: Sequence["_Judge"], judge: "_Judge", answers: np.ndarray, best: "_Guard"
-    ) -> tuple["_Judge", "_Guard"]:
-        """Narrow a guard as long as two laws, one for either answer, say more than one.
-
-        The two may look through different lenses. The one that says more is kept.
-        """
-        while len(best.asked) < MOST_TESTS and best.gain > 0:
-            depth = len(best.asked) + 1
-            inside = np.array([j.gains(answers, best.mask, depth) for j in judges])
-            outside = np.array([j.gains(answers, best.mask, depth, True) for j in judges])
-            total = inside.max(0) + outside.max(0)
-            total[[not judge.allowed(best.asked, q) for q in range(len(total))]] = -np.inf
-            question = int(np.argmax(total))
-            opposite = judge.opposite(question)
-            turn = opposite is not None and outside[:, question].max() > inside[:, question].max()
-            half = outside[:, question] if turn else inside[:, question]
-            if not total[question] > best.gain or half.max() <= 0:
-                break
-            judge = judges[int(np.argmax(half))]
-            mask = best.mask & (~answers[question] if turn else answers[question])
-            asked = opposite if turn and opposite is not None else question
-            best = _Guard(float(half.max()), (*best.asked, asked), mask)
-        return judge, best
-
     def _commit(self, items: Items, winner: Candidate) -> Bool[np.ndarray, " I"]:
         """Note what a law explains, and return which items it speaks about."""
         cases, lens = winner.cases, winner.lens
-        judge = _Judge(self.questions(cases.scope), items, cases, lens)
+        judge = Judge(self.questions(cases.scope), items, cases, lens)
         scores = judge.log_probs(winner.counts)
         inside = np.flatnonzero(winner.mask)
         number, code = cases.item[inside], lens.code[inside]
-        scored = scores[code] - np.where(_is_birth(lens, code), np.log(cases.among[inside]), 0.0)
+        scored = scores[code] - np.where(is_birth(lens, code), np.log(cases.among[inside]), 0.0)
         scored -= np.where(code == len(lens.terms), np.log(np.array(items.size)[number]), 0.0)
         if isinstance(cases.domain, Numbers):
             items.log_prob[number] = scored
@@ -485,103 +389,8 @@ def _sample(changed: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return np.concatenate(keep)[order], np.concatenate(weight)[order]
 
 
-def _is_birth(lens: Lens, code: np.ndarray) -> np.ndarray:
-    spread = [not (isinstance(term, Set) and term.value == "none") for term in lens.terms]
-    return np.array([*spread, False])[code]
-
-
 def _applied(term: Term, expected: np.ndarray, domain: Numbers) -> np.ndarray:
     if isinstance(term, Set):
         return np.full(len(expected), number_of(term.value))
     amount = getattr(term, "amount", 0.0)
     return np.clip(expected + amount, domain.low, domain.high)
-
-
-# --- Judging guards ---------------------------------------------------------------------------
-
-
-class _Judge:
-    """The gain of guards over the cases of one observable, seen through one lens."""
-
-    def __init__(self, questions: Questions, items: Items, cases: Cases, lens: Lens) -> None:
-        self.lens = lens
-        self._item = cases.item
-        self._asked = questions.asked
-        self._bits = questions.bits
-        width = len(lens.terms) + 1
-        self._onehot = np.eye(width, dtype=np.float32)[lens.code] * cases.weight[:, None]
-        self._term_bits = np.array([self._price(term) for term in lens.terms])
-        # Amounts that add up leave nothing to gain where they are right already.
-        known = np.where(items.settled, 0.0, items.log_prob)
-        base = known[cases.item] * cases.weight
-        births = np.where(_is_birth(lens, lens.code), np.log(cases.among), 0.0)
-        sizes = np.log(np.array(items.size, float)[cases.item])
-        unnamed = np.where(lens.code == len(lens.terms), sizes, 0.0)
-        self._base = (base + (births + unnamed) * cases.weight).astype(np.float32)
-
-    def _price(self, term: Term) -> float:
-        named = isinstance(term, Read) or (isinstance(term, Step) and term.direction not in MOVES)
-        return TERM_BITS + (self._bits if named else 0.0)
-
-    def allowed(self, guard: tuple[int, ...], question: int) -> bool:
-        """Return whether a question may join a guard: one action set, and nothing twice."""
-        acts = self._asked[question].actions is not None
-        taken = any(self._asked[q].actions is not None for q in guard)
-        return question not in guard and not (acts and taken)
-
-    def opposite(self, question: int) -> int | None:
-        """Return the question that is true where this one is false, if there is one."""
-        test = self._asked[question].test
-        if test is None:
-            return None
-        turned = {"==": "!=", "!=": "=="}.get(test.comparison)
-        for index, other in enumerate(self._asked):
-            same = other.test is not None and other.test.feature == test.feature
-            if not same or other.test is None:
-                continue
-            if isinstance(test.value, bool) and other.test.value == (not test.value):
-                return index
-            if turned and (other.test.comparison, other.test.value) == (turned, test.value):
-                return index
-        return None
-
-    def counts(self, mask: np.ndarray, once: bool = False) -> Float[np.ndarray, " K"]:
-        """Return how often each term occurs; `once`: what several objects may have caused, once."""
-        share = self._share(mask) if once else 1.0
-        return (self._onehot[mask] * share).sum(0).astype(float)
-
-    def _share(self, mask: np.ndarray) -> Float[np.ndarray, "M 1"]:
-        item = self._item[mask]
-        return (1 / np.bincount(item)[item])[:, None] if len(item) else np.ones((0, 1))
-
-    def log_probs(self, counts: Float[np.ndarray, "... K"]) -> Float[np.ndarray, "... K"]:
-        """Return the log probability of each outcome, half a count added to those that occurred."""
-        occurred = (counts > 0).sum(-1, keepdims=True)
-        total = counts.sum(-1, keepdims=True) + 0.5 * np.maximum(occurred, 1) + 0.5
-        return np.log((counts + 0.5) / total)
-
-    def gain(self, mask: np.ndarray, asked: int, once: bool = False) -> float:
-        base = self._base[mask]
-        total = base @ self._share(mask)[:, 0] if once else base.sum()
-        return float(self._gain(self.counts(mask, once), np.asarray(total), asked))
-
-    def gains(
-        self, answers: np.ndarray, mask: np.ndarray, asked: int, complement: bool = False
-    ) -> Float[np.ndarray, " Q"]:
-        """Return the gain of a guard with each question added, or where its answer is no."""
-        inside = answers[:, mask].astype(np.float32)
-        onehot, base = self._onehot[mask], self._base[mask]
-        counts, bases = (inside @ onehot).astype(float), (inside @ base).astype(float)
-        if complement:
-            counts = np.maximum(onehot.sum(0) - counts, 0)
-            bases = base.sum() - bases
-        return self._gain(counts, bases, asked)
-
-    def _gain(self, counts: np.ndarray, base: np.ndarray, asked: int) -> np.ndarray:
-        total = counts.sum(-1)
-        occurred = counts[..., :-1] > 0.5
-        named = occurred.sum(-1)
-        fitted = (counts * self.log_probs(counts)).sum(-1)
-        bits = LAW_BITS + occurred @ self._term_bits + self._bits * asked
-        price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
-        return np.where(named > 0, fitted - base - price, -np.inf)

@@ -8,9 +8,10 @@ from crafter_starts import meadow
 
 from rlssm.errors import UserError
 from rlssm.world_models.crafter import transition
-from rlssm.world_models.explorer import Explorer, Walk, live
+from rlssm.world_models.explorer import Explorer, live
 from rlssm.world_models.schema import MATERIAL_INDEX, Zombie
 from rlssm.world_models.schema_json import state_to_json
+from rlssm.world_models.walking import Walk
 
 
 def test_a_life_is_one_chain_of_true_transitions_and_the_same_again():

@@ -179,13 +179,13 @@ def test_sequential_monte_carlo_over_law_sets_meets_enumeration(posterior):
     joint = {s: posterior.log_joint(s) for s in every_set(6)}
     evidence = np.logaddexp.reduce(list(joint.values()))
     estimates, shares = [], []
-    for seed in range(3):
-        found = sample_law_sets(posterior, 1000, np.random.default_rng(seed), stages=3)
+    for seed in range(4):
+        found = sample_law_sets(posterior, 600, np.random.default_rng(seed), stages=3)
         estimates.append(math.exp(found.log_evidence - evidence))
         shares.append(found.mean(lambda s: float(s == {0, 1})))
     assert np.mean(estimates) == pytest.approx(1, abs=0.15)
     share = np.average(shares, weights=estimates)  # unbiased, once weighed by the evidence
-    assert share == pytest.approx(math.exp(joint[frozenset({0, 1})] - evidence), abs=0.05)
+    assert share == pytest.approx(math.exp(joint[frozenset({0, 1})] - evidence), abs=0.08)
 
 
 # --- What is hidden ---------------------------------------------------------------------------

@@ -10,4 +10,8 @@ To read it in order:
 - `object_view`: what a world shows to laws; `crafter_vocabulary`, `crafter_scene`, `crafter_view`:
   what Crafter shows.
 - `laws`, `law_json`, `small_laws`: laws as data; `likelihood`: scoring and sampling with them.
+- `record`, `evidence`, `fitting`: recorded transitions, their sparse likelihood, fitted weights.
+- `particles`, `posterior`, `filtering`: law sets and hidden parts of a state, by particles.
+- `walking`, `explorer`: one life in Crafter; `cases`, `guards`, `synthesis`: laws from it;
+  `aspects`, `proposer`: laws from a language model.
 """

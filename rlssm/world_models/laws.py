@@ -259,21 +259,29 @@ def evaluate(laws: Sequence[Law], scene: Scene, reference: bool) -> dict[Key, li
     """
     votes: dict[Key, list[Vote]] = defaultdict(list)
     for index, law in enumerate(laws):
-        said: dict[Key, list[Vote]] = defaultdict(list)
-        amounts = law.adds and not reference
-        bindings = active_bindings(law, scene)
-        if bindings and reference:
-            for key, value in scene.bystanders().items():
-                votes[key].append(Vote(index, (value,), ((),), (0.0,)))
-        for binding in bindings:
-            keys = scene.keys(binding, law.observable)
-            for key in keys:
-                vote = _vote(index, law, scene, binding, key, len(keys), amounts)
-                if vote is not None:
-                    said[key] = [vote] if reference else [*said[key], vote]
-        for key, voices in said.items():
-            votes[key].extend(voices)
+        for key, vote in law_votes(index, law, scene, active_bindings(law, scene), reference):
+            votes[key].append(vote)
     return dict(votes)
+
+
+def law_votes(
+    index: int, law: Law, scene: Scene, bindings: Sequence[Binding], reference: bool
+) -> list[tuple[Key, Vote]]:
+    """Return what one law, active for `bindings`, says; `index` is its place among the laws."""
+    said: list[tuple[Key, Vote]] = []
+    if bindings and reference:
+        said += [(k, Vote(index, (v,), ((),), (0.0,))) for k, v in scene.bystanders().items()]
+    last: dict[Key, Vote] = {}
+    amounts = law.adds and not reference
+    for binding in bindings:
+        keys = scene.keys(binding, law.observable)
+        for key in keys:
+            vote = _vote(index, law, scene, binding, key, len(keys), amounts)
+            if vote is not None and reference:
+                last[key] = vote
+            elif vote is not None:
+                said.append((key, vote))
+    return [*said, *last.items()]
 
 
 def _vote(

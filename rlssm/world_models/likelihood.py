@@ -325,6 +325,13 @@ def _persisting(changes: Changes, explained: Iterable[Key]) -> Counter[str]:
     return changes.totals - spoken_of - changed
 
 
+def persistence_log_prob(model: Model, scene: Scene, key: Key, value: Value) -> float:
+    """Return the log probability of a value of an observable that nobody speaks about."""
+    if value == scene.old(key):
+        return math.log1p(-model.persistence.get(key.family, PERSISTENCE))
+    return _surprise(model, scene, key, value)
+
+
 def _surprise(model: Model, scene: Scene, key: Key, value: Value) -> float:
     domain = scene.domain(key)
     if not domain.contains(value):

@@ -1,0 +1,210 @@
+"""The best guard for a law about some cases: a beam over conjunctions, judged by length.
+
+Anti-unification by gain: of all questions about a scope, those are kept that hold where a term
+tells what happened and not elsewhere, as long as each saves more than it costs to write down.
+
+    gain = log p(cases | law) - log p(cases | laws so far) - ln 2 (bits of the law)
+           - 1/2 (outcomes - 1) ln n
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from rlssm.world_models.cases import Cases, Items, Lens, Questions, lenses
+from rlssm.world_models.laws import Read, Set, Step, Term
+from rlssm.world_models.object_view import MOVES
+from rlssm.world_models.record import Record
+
+BEAM = 5
+MOST_TESTS = 4  # with the action set
+LENSES = 3  # of one observable that are searched in depth
+LAW_BITS = 4.0
+TERM_BITS = 4.0
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Questions all answered with yes, where that is so, and what a law there gains."""
+
+    gain: float
+    asked: tuple[int, ...]
+    mask: Bool[np.ndarray, " C"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A law in the making: whose cases, through which lens, under which guard, and its gain."""
+
+    gain: float
+    cases: Cases
+    lens: Lens
+    guard: tuple[int, ...]  # questions
+    mask: Bool[np.ndarray, " C"]
+    counts: Float[np.ndarray, " K"]
+
+
+# --- Search ---------------------------------------------------------------------------------
+
+
+def best_law(record: Record, questions: Questions, items: Items, cases: Cases) -> Candidate | None:
+    """Return the best law about some cases: the likeliest lenses, each with a beam."""
+    answers = questions.answers[:, cases.row]
+    everywhere = np.ones(len(cases.row), bool)
+    judges = [Judge(questions, items, cases, lens) for lens in lenses(record, cases, items)]
+    promise = [
+        max(j.gain(everywhere, 0), j.gains(answers, everywhere, 1).max(initial=-np.inf))
+        for j in judges
+    ]
+    found: Candidate | None = None
+    for index in np.argsort(promise)[::-1][:LENSES]:
+        guard = _beam(judges[index], answers, everywhere)
+        judge, guard = _split(judges, judges[index], answers, guard)
+        once = judge.gain(guard.mask, len(guard.asked), once=True)
+        if once > 0 and (found is None or once > found.gain):
+            counts = judge.counts(guard.mask, once=True)
+            found = Candidate(once, cases, judge.lens, guard.asked, guard.mask, counts)
+    return found
+
+
+def _beam(judge: "Judge", answers: np.ndarray, everywhere: np.ndarray) -> Guard:
+    beam = [Guard(judge.gain(everywhere, 0), (), everywhere)]
+    best = beam[0]
+    for depth in range(1, MOST_TESTS + 1):
+        grown: dict[bytes, Guard] = {}
+        for guard in beam:
+            gains = judge.gains(answers, guard.mask, depth)
+            for question in np.argsort(-gains)[: 3 * BEAM].tolist():
+                if math.isfinite(gains[question]) and judge.allowed(guard.asked, question):
+                    narrower = guard.mask & answers[question]
+                    entry = Guard(float(gains[question]), (*guard.asked, question), narrower)
+                    grown.setdefault(np.packbits(narrower).tobytes(), entry)
+        beam = sorted(grown.values(), key=lambda guard: -guard.gain)[:BEAM]
+        if not beam:
+            break
+        best = max(best, beam[0], key=lambda guard: guard.gain)
+    return best
+
+
+def _split(
+    judges: Sequence["Judge"], judge: "Judge", answers: np.ndarray, best: Guard
+) -> tuple["Judge", Guard]:
+    """Narrow a guard as long as two laws, one for either answer, say more than one.
+
+    The two may look through different lenses. The one that says more is kept.
+    """
+    while len(best.asked) < MOST_TESTS and best.gain > 0:
+        depth = len(best.asked) + 1
+        inside = np.array([j.gains(answers, best.mask, depth) for j in judges])
+        outside = np.array([j.gains(answers, best.mask, depth, True) for j in judges])
+        total = inside.max(0) + outside.max(0)
+        total[[not judge.allowed(best.asked, q) for q in range(len(total))]] = -np.inf
+        question = int(np.argmax(total))
+        opposite = judge.opposite(question)
+        turn = opposite is not None and outside[:, question].max() > inside[:, question].max()
+        half = outside[:, question] if turn else inside[:, question]
+        if not total[question] > best.gain or half.max() <= 0:
+            break
+        judge = judges[int(np.argmax(half))]
+        mask = best.mask & (~answers[question] if turn else answers[question])
+        asked = opposite if turn and opposite is not None else question
+        best = Guard(float(half.max()), (*best.asked, asked), mask)
+    return judge, best
+
+
+# --- Gain ----------------------------------------------------------------------------------
+
+
+class Judge:
+    """The gain of guards over the cases of one observable, seen through one lens."""
+
+    def __init__(self, questions: Questions, items: Items, cases: Cases, lens: Lens) -> None:
+        self.lens = lens
+        self._item = cases.item
+        self._asked = questions.asked
+        self._bits = questions.bits
+        width = len(lens.terms) + 1
+        self._onehot = np.eye(width, dtype=np.float32)[lens.code] * cases.weight[:, None]
+        self._term_bits = np.array([self._price(term) for term in lens.terms])
+        # Amounts that add up leave nothing to gain where they are right already.
+        known = np.where(items.settled, 0.0, items.log_prob)
+        base = known[cases.item] * cases.weight
+        births = np.where(is_birth(lens, lens.code), np.log(cases.among), 0.0)
+        sizes = np.log(np.array(items.size, float)[cases.item])
+        unnamed = np.where(lens.code == len(lens.terms), sizes, 0.0)
+        self._base = (base + (births + unnamed) * cases.weight).astype(np.float32)
+
+    def _price(self, term: Term) -> float:
+        named = isinstance(term, Read) or (isinstance(term, Step) and term.direction not in MOVES)
+        return TERM_BITS + (self._bits if named else 0.0)
+
+    def allowed(self, guard: tuple[int, ...], question: int) -> bool:
+        """Return whether a question may join a guard: one action set, and nothing twice."""
+        acts = self._asked[question].actions is not None
+        taken = any(self._asked[q].actions is not None for q in guard)
+        return question not in guard and not (acts and taken)
+
+    def opposite(self, question: int) -> int | None:
+        """Return the question that is true where this one is false, if there is one."""
+        test = self._asked[question].test
+        if test is None:
+            return None
+        turned = {"==": "!=", "!=": "=="}.get(test.comparison)
+        for index, other in enumerate(self._asked):
+            same = other.test is not None and other.test.feature == test.feature
+            if not same or other.test is None:
+                continue
+            if isinstance(test.value, bool) and other.test.value == (not test.value):
+                return index
+            if turned and (other.test.comparison, other.test.value) == (turned, test.value):
+                return index
+        return None
+
+    def counts(self, mask: np.ndarray, once: bool = False) -> Float[np.ndarray, " K"]:
+        """Return how often each term occurs; `once`: what several objects may have caused, once."""
+        share = self._share(mask) if once else 1.0
+        return (self._onehot[mask] * share).sum(0).astype(float)
+
+    def _share(self, mask: np.ndarray) -> Float[np.ndarray, "M 1"]:
+        item = self._item[mask]
+        return (1 / np.bincount(item)[item])[:, None] if len(item) else np.ones((0, 1))
+
+    def log_probs(self, counts: Float[np.ndarray, "... K"]) -> Float[np.ndarray, "... K"]:
+        """Return the log probability of each outcome, half a count added to those that occurred."""
+        occurred = (counts > 0).sum(-1, keepdims=True)
+        total = counts.sum(-1, keepdims=True) + 0.5 * np.maximum(occurred, 1) + 0.5
+        return np.log((counts + 0.5) / total)
+
+    def gain(self, mask: np.ndarray, asked: int, once: bool = False) -> float:
+        base = self._base[mask]
+        total = base @ self._share(mask)[:, 0] if once else base.sum()
+        return float(self._gain(self.counts(mask, once), np.asarray(total), asked))
+
+    def gains(
+        self, answers: np.ndarray, mask: np.ndarray, asked: int, complement: bool = False
+    ) -> Float[np.ndarray, " Q"]:
+        """Return the gain of a guard with each question added, or where its answer is no."""
+        inside = answers[:, mask].astype(np.float32)
+        onehot, base = self._onehot[mask], self._base[mask]
+        counts, bases = (inside @ onehot).astype(float), (inside @ base).astype(float)
+        if complement:
+            counts = np.maximum(onehot.sum(0) - counts, 0)
+            bases = base.sum() - bases
+        return self._gain(counts, bases, asked)
+
+    def _gain(self, counts: np.ndarray, base: np.ndarray, asked: int) -> np.ndarray:
+        total = counts.sum(-1)
+        occurred = counts[..., :-1] > 0.5
+        named = occurred.sum(-1)
+        fitted = (counts * self.log_probs(counts)).sum(-1)
+        bits = LAW_BITS + occurred @ self._term_bits + self._bits * asked
+        price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
+        return np.where(named > 0, fitted - base - price, -np.inf)
+
+
+def is_birth(lens: Lens, code: np.ndarray) -> np.ndarray:
+    spread = [not (isinstance(term, Set) and term.value == "none") for term in lens.terms]
+    return np.array([*spread, False])[code]

@@ -323,10 +323,10 @@ def _show_scenario(model: "Model", args: Show) -> None:
         raise unknown_name("scenario", str(args.scenario), by_id)
     run = play(by_id[args.scenario], args.seed)
     say(pictures.legend())
-    for state, action, after in run:
+    for state, action, _ in run:
         say(f"\n{pictures.ascii_state(state)}\n{action}:")
         say(pictures.ascii_changes(model, state, action))
-    say(f"\n{pictures.ascii_state(after)}")
+    say(f"\n{pictures.ascii_state(run[-1].after)}")
     if args.out is not None:
         state, action, after = run[0]
         panels = {f"before {action}, predicted": state, f"after {action}": after}

@@ -1,4 +1,4 @@
-"""A Crafter errand as an environment: fetch wood, water and a sapling, in the true world or a model.
+"""An errand in Crafter as an environment: fetch wood, water and a sapling, in truth or in a model.
 
 The same task, starts and observations, whichever dynamics it has: a policy trained inside laws can
 be tested in the true world. To train in a model of your own, name a factory on the command line:

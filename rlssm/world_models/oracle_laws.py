@@ -19,7 +19,8 @@ from rlssm.world_models.likelihood import Model
 from rlssm.world_models.object_view import Observable, Value
 from rlssm.world_models.schema import ACTIONS, DIRECTIONS
 
-WEIGHT = 1.0  # at which logits are log probabilities, and everything unnamed has e^-10
+CHANCE = 1.0  # the weight at which logits are log probabilities, and all unnamed has e^-10
+CERTAIN = 2.0  # of laws with one outcome: among ten thousand counts e^-10 each would be much
 
 _AWAKE = "player.sleeping == false"
 _STEPS = tuple(DIRECTIONS)
@@ -38,13 +39,14 @@ _ASLEEP_CASES = (
 
 
 def oracle_model(reference: bool = False) -> Model:
-    """Return the hand-written laws as a model at weight 1, where probabilities are exact."""
+    """Return the hand-written laws as a model, weighted so that their probabilities are exact."""
     laws = oracle_laws()
-    return Model(CrafterView(reference), laws, (WEIGHT,) * len(laws))
+    weights = tuple(CERTAIN if len(law.outcomes) == 1 else CHANCE for law in laws)
+    return Model(CrafterView(reference), laws, weights)
 
 
 def oracle_laws() -> tuple[Law, ...]:
-    """Return the laws of Crafter, about 280."""
+    """Return the laws of Crafter, about 340."""
     return (
         *_clock(),
         *_walking(),

@@ -177,7 +177,7 @@ class PlanWith:
     task: str = "all"
     """Task: zombie fighter, stone miner, sword maker, or all."""
     reference: bool = False
-    """Whether to take the published observables and semantics, in which tiles never change."""
+    """Whether to take the published semantics (nothing is born or dies), with facing observed."""
     rollouts: int = 128
     """Rollouts of every plan, at least 2."""
     shoot: int = 0
@@ -237,10 +237,9 @@ def _shoot(args: PlanWith, task: Any, worlds: dict[str, Any]) -> None:
         progress=not args.quiet,
     )
     say(f"  best of {args.shoot} random plans, {count} rollouts each: {', '.join(map(str, best))}")
-    true = estimate(rollouts(worlds["true"], start, [best] * args.rollouts, args.seed), task.reward)
-    say(
-        f"  model {promise.mean:.3f} +- {promise.error:.3f}, true {true.mean:.3f} +- {true.error:.3f}"
-    )
+    lives = rollouts(worlds["true"], start, [best] * args.rollouts, args.seed)
+    for where, found in (("model", promise), ("true", estimate(lives, task.reward))):
+        say(f"  {where:6}{found.mean:8.3f} +- {found.error:.3f}")
 
 
 # --- Show -------------------------------------------------------------------------------------

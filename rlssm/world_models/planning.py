@@ -9,7 +9,7 @@ Source: One Life to Learn (arXiv 2510.12088), planning experiments; random shoot
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -23,6 +23,7 @@ from rlssm.types import Key
 from rlssm.world_models import crafter_jax
 from rlssm.world_models.crafter import is_over
 from rlssm.world_models.crafter_slots import CrafterArrays, from_arrays, stack, to_arrays
+from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.laws_jax import compile_laws
 from rlssm.world_models.likelihood import Model, sample
 from rlssm.world_models.schema import (
@@ -61,9 +62,13 @@ def true_dynamics(capacity: int = CAPACITY) -> Dynamics:
 
 
 def model_dynamics(model: Model, capacity: int = CAPACITY) -> Dynamics:
-    """Return the world of a model: compiled, or state by state in the reference reading."""
+    """Return the world of a model: compiled, or state by state in the reference reading.
+
+    The latter is shown where the player faces and the tile there: without them nobody could turn,
+    and nothing that is mined or placed would show.
+    """
     if model.world.reference:
-        return _one_by_one(model)
+        return _one_by_one(replace(model, world=CrafterView(reference=True, facing=True)))
     draw, weights = compile_laws(model.laws), jnp.array(model.weights)
     return _compiled(lambda key, states, actions: draw(weights, key, states, actions), capacity)
 

@@ -88,12 +88,11 @@ def _damage_per_strike(life: Life) -> float:
     damage = strikes = 0
     for before, after, action in zip(life.states, life.states[1:], life.actions, strict=False):
         struck = next((e for e in before.objects if e.position == before.player.target), None)
-        if action != "do" or not isinstance(struck, Zombie):
+        if action != "do" or not isinstance(struck, Zombie) or struck.health == 0:
             continue
         left = next((e.health for e in after.objects if e.entity_id == struck.entity_id), 0)
         # A blow that kills shows only what was left; it counts as if there had been enough.
-        fatal = left == 0
-        damage += _blow(before) if fatal else struck.health - left
+        damage += _blow(before) if left == 0 else struck.health - left
         strikes += 1
     return damage / strikes if strikes else 0.0
 

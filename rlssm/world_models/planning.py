@@ -47,7 +47,7 @@ LONGEST = 40
 
 
 class Dynamics(NamedTuple):
-    """A world to plan in, for batches of states held in whatever form it likes."""
+    """A world to plan in, for up to `BATCH` states held in whatever form it likes."""
 
     begin: Callable[[Sequence[WorldState]], Any]
     step: Callable[[int, Any, Sequence[str]], Any]  # seed, states, actions
@@ -78,12 +78,15 @@ def _compiled(
 ) -> Dynamics:
     jitted = jax.jit(step)
 
+    # Always as many rows, so that there is one program.
     def begin(states: Sequence[WorldState]) -> tuple[CrafterArrays, list[WorldState]]:
-        return stack([to_arrays(state, capacity) for state in states]), list(states)
+        rows = [*states, *[states[-1]] * (BATCH - len(states))]
+        return stack([to_arrays(state, capacity) for state in rows]), list(states)
 
     def forward(seed: int, held: Any, actions: Sequence[str]) -> Any:
         arrays, starts = held
-        numbers = jnp.array([ACTIONS.index(action) for action in actions], jnp.int32)
+        rows = [*actions, *["noop"] * (BATCH - len(actions))]
+        numbers = jnp.array([ACTIONS.index(action) for action in rows], jnp.int32)
         return jitted(jax.random.key(seed), arrays, numbers), starts
 
     def look(held: Any) -> list[WorldState]:
@@ -236,11 +239,10 @@ def _batch(
     lives = [Life([start], []) for _ in plans]
     executors = [_Executor(plan) for plan in plans]
     seeds = np.random.SeedSequence(seed).generate_state(longest).tolist()
-    # Always as many rows, so that compiled dynamics are compiled once.
-    held = dynamics.begin([start] * BATCH)
+    held = dynamics.begin([start] * len(plans))
     going = [True] * len(plans)
     for step in range(longest):
-        chosen: list[str | None] = [None] * BATCH
+        chosen: list[str | None] = [None] * len(plans)
         for row, life in enumerate(lives):
             if going[row] and not is_over(life.states[-1]):
                 chosen[row] = executors[row].act(life.states[-1])
@@ -248,7 +250,7 @@ def _batch(
         if not any(going):
             break
         held = dynamics.step(seeds[step], held, [action or "noop" for action in chosen])
-        for row, state in enumerate(dynamics.look(held)[: len(plans)]):
+        for row, state in enumerate(dynamics.look(held)):
             action = chosen[row]
             if action is not None:
                 lives[row].states.append(state)

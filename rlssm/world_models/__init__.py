@@ -10,4 +10,10 @@ To read it in order:
 - `object_view`: what a world shows to laws; `crafter_vocabulary`, `crafter_scene`, `crafter_view`:
   what Crafter shows.
 - `laws`, `law_json`, `small_laws`: laws as data; `likelihood`: scoring and sampling with them.
+- `oracle_laws` (with `law_writing`, `oracle_player`, `oracle_creatures`): Crafter's laws by hand.
+- `laws_jax_*`, `laws_jax`: sampling from laws, compiled, for batches of states.
+- `scenarios`, `mutators`, `fidelity`, `contenders`, `ranking`: how good a model is.
+- `planning`, `planning_tasks`: plans rolled out in a model; `errand`: a model as an environment.
+- `sentences`, `pictures`: laws and predictions for people.
+- `craftax_state`: Craftax-Classic as a second world behind the same view.
 """

@@ -15,8 +15,11 @@ Source: Craftax (arXiv 2402.16801), package `craftax` 1.6.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlssm.errors import missing_package, unknown_name
@@ -76,22 +79,18 @@ def load_craftax() -> CraftaxWorld:
       UserError: if the package is not installed, with the extra that brings it.
     """
     try:
-        from craftax.craftax_classic.envs.craftax_symbolic_env import (
-            CraftaxClassicSymbolicEnvNoAutoReset,
-        )
-        from craftax.craftax_classic.game_logic import craftax_step
+        envs = import_module("craftax.craftax_classic.envs.craftax_symbolic_env")
+        rules = import_module("craftax.craftax_classic.game_logic")
     except ImportError as error:
         raise missing_package("craftax", "craftax", "Craftax-Classic") from error
-    import jax
-
-    env = CraftaxClassicSymbolicEnvNoAutoReset()
+    env = envs.CraftaxClassicSymbolicEnvNoAutoReset()
     params, static = env.default_params, env.static_env_params
 
     def reset(key: Any) -> Any:
         return strong(env.reset_env(key, params)[1])
 
     def step(key: Any, state: Any, action: Any) -> tuple[Any, Any]:
-        return craftax_step(key, state, action, params, static)
+        return rules.craftax_step(key, state, action, params, static)
 
     return CraftaxWorld(jax.jit(reset), jax.jit(step))
 
@@ -101,9 +100,6 @@ def strong(state: Any) -> Any:
 
     Those of a new state are Python numbers in disguise, so that a step would be compiled twice.
     """
-    import jax
-    import jax.numpy as jnp
-
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(jnp.asarray(leaf).dtype), state)
 
 

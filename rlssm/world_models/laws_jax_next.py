@@ -1,4 +1,4 @@
-"""The next state that compiled laws make: values drawn, the dead gone, all moved, newborns placed."""
+"""The next state that compiled laws make: values drawn, the dead gone, all moved, births last."""
 
 from typing import NamedTuple
 

@@ -1,8 +1,9 @@
 """Craftax-Classic as objects: a state made by hand, and lives of the package where it is there."""
 
-import builtins
+import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,7 +19,16 @@ from rlssm.world_models.json_reader import Node
 from rlssm.world_models.law_json import model_from_json, model_to_json
 from rlssm.world_models.likelihood import Model, log_prob, sample
 from rlssm.world_models.oracle_laws import oracle_laws
-from rlssm.world_models.schema import ACHIEVEMENTS, ITEMS, Arrow, Cow, Plant, Skeleton, Zombie
+from rlssm.world_models.schema import (
+    ACHIEVEMENTS,
+    ACTIONS,
+    ITEMS,
+    Arrow,
+    Cow,
+    Plant,
+    Skeleton,
+    Zombie,
+)
 from rlssm.world_models.schema_json import state_to_json
 
 ROWS, COLUMNS = 13, 14
@@ -115,14 +125,7 @@ def test_laws_speak_about_it_but_laws_of_crafter_are_refused_here():
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("craftax"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "craftax", None)
     with pytest.raises(UserError, match=r"Craftax-Classic needs craftax; .*'rlssm\[craftax\]'"):
         load_craftax()
 
@@ -130,10 +133,6 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 @pytest.mark.slow
 def test_a_life_of_the_package_is_seen_whole():
     pytest.importorskip("craftax", reason="the package craftax is not installed")
-    import jax
-
-    from rlssm.world_models.schema import ACTIONS
-
     world, identities = load_craftax(), Identities()
     key = jax.random.key(0)
     inner = world.reset(key)

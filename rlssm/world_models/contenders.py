@@ -15,11 +15,10 @@ import numpy as np
 
 from rlssm.errors import require
 from rlssm.world_models.crafter import transition
-from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.fidelity import same
 from rlssm.world_models.likelihood import Model, predict, sample, score_each
 from rlssm.world_models.object_view import Key
-from rlssm.world_models.schema import DIRECTIONS, MATERIALS, MAX_ITEM, Player, WorldState
+from rlssm.world_models.schema import DIRECTIONS, MATERIALS, MAX_ITEM, Player, WorldState, chunk_of
 
 UNFITTED_WEIGHT = 0.5  # where fitting starts
 _UNEXPECTED = -5.0  # the published score of any change, by who expects none
@@ -123,5 +122,6 @@ def _anything(state: WorldState, rng: np.random.Generator) -> WorldState:
             entity.facing = tuple(DIRECTIONS.values())[int(rng.integers(4))]
             for item in entity.inventory:
                 entity.inventory[item] = int(rng.integers(MAX_ITEM + 1))
-    drawn.known_chunks = CrafterView().apply(CrafterView().scene(drawn, "noop"), {}).known_chunks
+    held = [chunk_of(drawn.size, entity.position) for entity in drawn.objects]
+    drawn.known_chunks = list(dict.fromkeys([*drawn.known_chunks, *held]))
     return drawn

@@ -35,7 +35,7 @@ from rlssm.world_models.crafter_slots import FREE, CrafterArrays, stack, to_arra
 from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.law_json import load_model
 from rlssm.world_models.laws import Law
-from rlssm.world_models.laws_jax import compile_laws
+from rlssm.world_models.laws_jax import Draw, compile_laws
 from rlssm.world_models.likelihood import Model
 from rlssm.world_models.oracle_laws import oracle_model
 from rlssm.world_models.schema import ACTIONS, ITEMS, MATERIAL_INDEX, Cow, Position, WorldState
@@ -99,7 +99,8 @@ class Errand:
 
     @property
     def params(self) -> ErrandParams:
-        return ErrandParams(_starts(self.worlds, self.seed), jnp.array(self.weights, jnp.float32))
+        starts = jax.tree.map(jnp.asarray, _starts(self.worlds, self.seed))
+        return ErrandParams(starts, jnp.array(self.weights, jnp.float32))
 
     def reset(self, key: Key, params: ErrandParams) -> tuple[ErrandState, Float[Array, " D"]]:
         chosen = jax.random.randint(key, (), 0, params.starts.next_id.shape[0])
@@ -154,7 +155,7 @@ def _observe(state: ErrandState) -> Float[Array, " D"]:
 
 
 @cache
-def _drawer(laws: tuple[Law, ...]):
+def _drawer(laws: tuple[Law, ...]) -> Draw:
     return compile_laws(laws)
 
 
@@ -163,7 +164,10 @@ def _drawer(laws: tuple[Law, ...]):
 
 @cache
 def _starts(worlds: int, seed: int) -> CrafterArrays:
-    return stack([to_arrays(garden(seed + i), CAPACITY) for i in range(worlds)])
+    # Kept, so it must not be made of what a function that is being compiled traces.
+    with jax.ensure_compile_time_eval():
+        made = stack([to_arrays(garden(seed + i), CAPACITY) for i in range(worlds)])
+    return jax.tree.map(np.asarray, made)
 
 
 def garden(seed: int) -> WorldState:

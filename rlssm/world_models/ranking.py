@@ -45,7 +45,6 @@ class Row(NamedTuple):
     transitions: float  # per trial, on average
     candidates: float
     trials: Mapping[str, np.ndarray]  # of each metric, one mean per trial
-    log_scores: np.ndarray  # of the true next state, one mean per trial
 
     def metric(self, name: str) -> Metric:
         values = self.trials[name]
@@ -75,8 +74,8 @@ def judge(
     step: Transition,
     rng: np.random.Generator,
     mutators: tuple[str, ...] = PUBLISHED,
-) -> tuple[dict[str, float], int, float]:
-    """Return the metrics of a transition, the number of candidates and the true state's score."""
+) -> tuple[dict[str, float], int]:
+    """Return the metrics of a transition and the number of candidates."""
     drawn = contender.sample(step.state, step.action, rng)
     candidates = [step.after, drawn, *distractors(step.state, step.action, rng, mutators)]
     scores = contender.scores(step.state, step.action, candidates)
@@ -87,7 +86,7 @@ def judge(
         float(place == 1), 1 / place, 1 - (place - 1) / (count - 1),
         float(edits.edits), edits.normalised, edits.overlap,
     )  # fmt: skip
-    return dict(zip(METRICS, values, strict=True)), count, scores[0]
+    return dict(zip(METRICS, values, strict=True)), count
 
 
 def evaluate(
@@ -115,7 +114,8 @@ def _row(
     contender: Contender, scenario: Scenario, trials: int, seed: int, mutators: tuple[str, ...]
 ) -> Row:
     means: dict[str, list[float]] = {name: [] for name in METRICS}
-    lengths, counts, log_scores = [], [], []
+    lengths: list[int] = []
+    counts: list[int] = []
     for trial in range(trials):
         stream = np.random.SeedSequence([seed, trial, crc32(scenario.id.encode())])
         run_seed, judge_seed = stream.generate_state(2).tolist()
@@ -123,16 +123,14 @@ def _row(
         run = play(scenario, run_seed)
         judged = [judge(contender, step, rng, mutators) for step in run]
         for name in METRICS:
-            means[name].append(float(np.mean([values[name] for values, _, _ in judged])))
+            means[name].append(float(np.mean([values[name] for values, _ in judged])))
         lengths.append(len(run))
-        counts += [count for _, count, _ in judged]
-        log_scores.append(float(np.mean([score for _, _, score in judged])))
+        counts += [count for _, count in judged]
     return Row(
         scenario,
         float(np.mean(lengths)),
         float(np.mean(counts)),
         {name: np.array(values) for name, values in means.items()},
-        np.array(log_scores),
     )
 
 

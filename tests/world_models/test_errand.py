@@ -87,6 +87,14 @@ def test_a_batch_starts_again_where_its_worlds_begin():
     assert np.asarray(state.time).tolist() == [0, 0]
 
 
+def test_starts_first_asked_for_while_compiling_are_not_traced():
+    env = Errand(worlds=2, seed=77)
+    for _ in range(2):
+        _, obs = jax.jit(lambda key: env.reset(key, env.params))(jax.random.key(0))
+        assert np.isfinite(obs).all()
+    assert env.params.starts.next_id.shape == (2,)
+
+
 def test_worlds_for_testing_are_others():
     seen = {garden(seed).materials.tobytes() for seed in range(64)}
     assert len(seen) == 64

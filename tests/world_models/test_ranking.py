@@ -100,11 +100,9 @@ def test_a_constant_contender_is_at_chance_in_the_protocol():
         for seed in range(100)
         for i, step in enumerate(steps)
     ]
-    assert {count for _, count, _ in judged} == {8}
+    assert {count for _, count in judged} == {8}
     for name, expected in zip(("r_at_1", "mrr"), chance(8), strict=True):
-        assert np.mean([values[name] for values, _, _ in judged]) == pytest.approx(
-            expected, abs=0.04
-        )
+        assert np.mean([values[name] for values, _ in judged]) == pytest.approx(expected, abs=0.04)
 
 
 def test_several_scores_are_those_of_one_at_a_time():

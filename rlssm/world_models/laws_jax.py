@@ -23,22 +23,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from rlssm.errors import UserError
 from rlssm.types import Key
-from rlssm.world_models.crafter_slots import (
-    CrafterArrays,
-)
+from rlssm.world_models.crafter_slots import CrafterArrays
 from rlssm.world_models.laws import Law
 from rlssm.world_models.laws_jax_heard import Channel, Heard
 from rlssm.world_models.laws_jax_next import Moved, finish, next_state
-from rlssm.world_models.laws_jax_scene import (
-    ArrayScene,
-    group_of,
-)
-from rlssm.world_models.laws_jax_votes import (
-    Adders,
-    Guards,
-    Uniforms,
-)
+from rlssm.world_models.laws_jax_scene import ArrayScene, group_of
+from rlssm.world_models.laws_jax_votes import Adders, Guards, Uniforms
+from rlssm.world_models.object_view import Observable
 
 Draw: TypeAlias = Callable[
     [Float[Array, " L"], Key, CrafterArrays, Int[Array, " B"]], CrafterArrays
@@ -51,8 +44,11 @@ def compile_laws(laws: Sequence[Law]) -> Draw:
     It may be called inside other compiled functions.
 
     Raises:
-      UserError: if a law compares daylight.
+      UserError: if a law sets the step count; and, when called, if one compares daylight.
     """
+    for law in laws:
+        if law.observable == Observable("world", "step_count") and not law.adds:
+            raise UserError(f"law {law.name!r} must add to world.step_count to be compiled")
     program = _Program(tuple(laws))
 
     def sample(

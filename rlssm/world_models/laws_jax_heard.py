@@ -8,12 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.world_models.crafter_jax_step import look
-from rlssm.world_models.crafter_slots import (
-    FREE,
-    NOWHERE,
-    VECTORS,
-    Slots,
-)
+from rlssm.world_models.crafter_slots import FREE, NOWHERE, VECTORS, Slots
 from rlssm.world_models.crafter_vocabulary import ATTRIBUTES, TILE
 from rlssm.world_models.laws import Law
 from rlssm.world_models.laws_jax_scene import (
@@ -23,12 +18,7 @@ from rlssm.world_models.laws_jax_scene import (
     ArrayScene,
     count_by_chunk,
 )
-from rlssm.world_models.laws_jax_votes import (
-    Adders,
-    Scores,
-    Uniforms,
-    set_scores,
-)
+from rlssm.world_models.laws_jax_votes import Adders, Scores, Uniforms, set_scores
 from rlssm.world_models.schema import KINDS, MATERIALS
 
 
@@ -226,4 +216,5 @@ def _sent(
 def free_tiles(
     materials: Int[Array, "X Y"], occupied: Int[Array, "X Y"], material: str
 ) -> Bool[Array, "X Y"]:
+    """Return which tiles are of a material with nobody on them."""
     return (materials == MATERIALS.index(material)) & (occupied == FREE)

@@ -20,20 +20,8 @@ from rlssm.world_models.crafter_slots import (
 )
 from rlssm.world_models.crafter_vocabulary import ATTRIBUTES, TILE
 from rlssm.world_models.laws_jax_heard import Heard, free_tiles, slot_value
-from rlssm.world_models.laws_jax_scene import (
-    NONE,
-    PLAYER_INDEX,
-    TIMERS,
-    chunk_map,
-    unpack_player,
-)
-from rlssm.world_models.laws_jax_votes import (
-    Scores,
-    Uniforms,
-    draw,
-    draw_number,
-    merged,
-)
+from rlssm.world_models.laws_jax_scene import NONE, PLAYER_INDEX, TIMERS, chunk_map, unpack_player
+from rlssm.world_models.laws_jax_votes import Scores, Uniforms, draw, draw_number, merged
 from rlssm.world_models.object_view import BOOLEAN, STEPS, Domain, Numbers
 from rlssm.world_models.schema import KINDS
 
@@ -60,6 +48,7 @@ class Moved(NamedTuple):
 
 
 def next_state(drawn: Heard) -> Moved:
+    """Return the state that follows from what laws say, but for its births."""
     scene, uniforms = drawn.scene, drawn.uniforms
     state = scene.state
     player = _new_player(drawn)

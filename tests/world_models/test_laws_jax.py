@@ -118,9 +118,12 @@ def test_newborns_get_ids_slots_and_chunks():
         assert len({entity.position for entity in after.objects}) == len(after.objects)
 
 
-def test_laws_about_daylight_are_refused_only_where_they_test_it():
+def test_laws_that_cannot_be_compiled_are_named():
     dark = Test("daylight.now", "==", 0.0)
     law = Law("night", "player", Observable("self", "sleeping"), (Outcome(Set(True)),), (dark,))
     batch = jax.tree.map(lambda leaf: leaf[None], to_arrays(meadow(), CAPACITY))
     with pytest.raises(UserError, match="feature daylight.now is not compiled"):
         compile_laws([law])(jnp.ones(1), jax.random.key(0), batch, jnp.array([0]))
+    clock = Law("jump", "world", Observable("world", "step_count"), (Outcome(Set(7)),))
+    with pytest.raises(UserError, match=r"law 'jump' must add to world.step_count"):
+        compile_laws([clock])

@@ -90,13 +90,15 @@ def random_returns() -> np.ndarray:
 
 
 def summary(returns: np.ndarray) -> dict[str, Any]:
-    low, high = bootstrap_interval(mean, returns)
-    return {"returns": returns.tolist(), "mean": mean(returns), "interval": [low, high]}
+    # One value has no spread to speak of.
+    interval = list(bootstrap_interval(mean, returns)) if len(returns) > 1 else None
+    return {"returns": returns.tolist(), "mean": mean(returns), "interval": interval}
 
 
 def line(name: str, result: dict[str, Any]) -> str:
-    low, high = result["interval"]
-    return f"{name:12} return in the true world {result['mean']:.3f} [{low:.3f}, {high:.3f}] of 3"
+    spread = result["interval"]
+    shown = "" if spread is None else f" [{spread[0]:.3f}, {spread[1]:.3f}]"
+    return f"{name:12} return in the true world {result['mean']:.3f}{shown} of 3"
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ usage: rlssm COMMAND ...
   list [envs|algos|datasets|cores]    what there is
   data make|describe|score|import-d4rl    build and look at offline datasets; normalised scores;
                           read a D4RL file into a Minari dataset
+  world evaluate|plan|show    symbolic world models of Crafter: how good, plans in them, their laws
 
   rlssm COMMAND --help explains a command; rlssm train ALGO --help every hyper-parameter."""
 
 
 def commands() -> dict[str, Callable[[list[str]], None]]:
     """Return the commands by name."""
-    from rlssm.cli import data, inspect, runs, train
+    from rlssm.cli import data, inspect, runs, train, world
 
     return {
         "train": train.train,
@@ -36,6 +37,7 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
         "export": runs.export,
         "list": inspect.list_names,
         "data": data.data,
+        "world": world.world,
     }
 
 

@@ -14,4 +14,10 @@ To read it in order:
 - `particles`, `posterior`, `filtering`: law sets and hidden parts of a state, by particles.
 - `walking`, `explorer`: one life in Crafter; `cases`, `guards`, `synthesis`: laws from it;
   `aspects`, `proposer`: laws from a language model.
+- `oracle_laws` (with `law_writing`, `oracle_player`, `oracle_creatures`): Crafter's laws by hand.
+- `laws_jax_*`, `laws_jax`: sampling from laws, compiled, for batches of states.
+- `scenarios`, `mutators`, `fidelity`, `contenders`, `ranking`: how good a model is.
+- `planning`, `planning_tasks`: plans rolled out in a model; `errand`: a model as an environment.
+- `sentences`, `pictures`: laws and predictions for people.
+- `craftax_state`: Craftax-Classic as a second world behind the same view.
 """

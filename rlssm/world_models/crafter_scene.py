@@ -58,12 +58,19 @@ Binding: TypeAlias = Entity | ChunkKey | None
 
 
 class CrafterScene:
-    """What laws can ask of a state and an action; `reference` selects the published observables."""
+    """What laws can ask of a state and an action; `reference` selects the published observables.
 
-    def __init__(self, state: WorldState, action: str, reference: bool) -> None:
+    `facing` adds to these what no plan can do without: the direction that the player faces, and
+    the material of the tile in front, which is optional in the released code.
+    """
+
+    def __init__(
+        self, state: WorldState, action: str, reference: bool, facing: bool = False
+    ) -> None:
         self.state = state
         self.action = action
         self.reference = reference
+        self.facing = facing
         self.by_id = {entity.entity_id: entity for entity in state.objects}
         self.occupants = {entity.position: entity for entity in state.objects}
 
@@ -203,7 +210,8 @@ class CrafterScene:
             "toward": lambda: self._toward(_entity(binding)),
         }[of]()
         if attribute in TILE:
-            shown = inside(self.state.size, place) and not self.reference
+            faced = self.facing and (of, attribute) == ("target", "material")
+            shown = inside(self.state.size, place) and (faced or not self.reference)
             return [Key("tile", place, attribute)] if shown else []
         entity = self.occupants.get(place)
         return [] if entity is None else self._entity_keys(entity, attribute)
@@ -214,13 +222,18 @@ class CrafterScene:
     def _entity_keys(self, entity: Entity, attribute: str) -> list[Key]:
         kind, number = entity.kind, entity.entity_id
         if self.reference:
-            names = reference_attributes(kind)
+            names = self.reference_names(kind)
             wanted = ["position_x", "position_y"] if attribute == "displacement" else [attribute]
             return [Key(kind, number, name) for name in wanted if name in names]
         if attribute == "inventory.health":
             attribute = "health"
         known = attribute in ("displacement", "alive") or attribute in ATTRIBUTES[kind]
         return [Key(kind, number, attribute)] if known else []
+
+    def reference_names(self, kind: str) -> tuple[str, ...]:
+        """Return the observables of an object of a kind, beside its existence (reference only)."""
+        names = reference_attributes(kind)
+        return (*names, "facing") if self.facing and kind == "player" else names
 
     def old(self, key: Key) -> Value:
         match key:
@@ -240,7 +253,7 @@ class CrafterScene:
 
     def domain(self, key: Key) -> Domain:
         kind, owner, attribute = key
-        if self.reference:
+        if self.reference and kind != "tile" and attribute != "facing":
             if attribute.startswith("count."):
                 return REFERENCE_COUNT
             return REFERENCE_EXISTS if attribute == "exists" else REFERENCE_NUMBER

@@ -18,7 +18,6 @@ from rlssm.errors import unknown_name
 from rlssm.world_models.crafter_scene import (
     CrafterScene,
     read_observed,
-    reference_attributes,
 )
 from rlssm.world_models.crafter_vocabulary import (
     ATTRIBUTES,
@@ -53,16 +52,22 @@ from rlssm.world_models.schema import (
     WorldState,
     chunk_of,
     inside,
+    material_at,
     shift,
 )
 
 
 @dataclass(frozen=True)
 class CrafterView:
-    """Crafter in the default or in the reference reading."""
+    """Crafter in the default or in the reference reading.
+
+    `facing` lets the reference reading see, and its samples change, where the player faces and
+    the tile there.
+    """
 
     reference: bool = False
     name: str = "crafter"
+    facing: bool = False
 
     @property
     def actions(self) -> tuple[str, ...]:
@@ -75,7 +80,7 @@ class CrafterView:
     def scene(self, state: WorldState, action: str) -> CrafterScene:
         if action not in ACTIONS:
             raise unknown_name("action", action, ACTIONS)
-        return CrafterScene(state, action, self.reference)
+        return CrafterScene(state, action, self.reference, self.facing)
 
     def changes(self, scene: CrafterScene, after: WorldState) -> Changes:
         if self.reference:
@@ -215,7 +220,7 @@ def _reference_changes(scene: CrafterScene, after: WorldState) -> Changes:
     present = {entity.entity_id for entity in after.objects}
     for entity in after.objects:
         before = scene.by_id.get(entity.entity_id)
-        names = reference_attributes(entity.kind)
+        names = scene.reference_names(entity.kind)
         for name in names if before is not None else (*names, "exists"):
             value = read_observed(entity, name)
             if before is None or value != read_observed(before, name):
@@ -225,6 +230,11 @@ def _reference_changes(scene: CrafterScene, after: WorldState) -> Changes:
         key = Key("world", 0, f"count.{kind}")
         if counts[kind] != scene.old(key):
             values[key] = counts[kind]
+    faced = scene.player.target
+    if scene.facing and inside(after.size, faced):
+        key, material = Key("tile", faced, "material"), material_at(after, faced)
+        if material != scene.old(key):
+            values[key] = str(material)
     return Changes(values, frozenset(scene.by_id.keys() - present))
 
 
@@ -237,6 +247,8 @@ def _reference_apply(scene: CrafterScene, values: Mapping[Key, Value]) -> WorldS
     state = scene.state.copy()
     by_id = {entity.entity_id: entity for entity in state.objects}
     for key, value in values.items():
+        if key.kind == "tile" and isinstance(key.owner, tuple):
+            state.materials[key.owner] = MATERIAL_INDEX[str(value)]
         if key.kind == "world" or key.attribute == "exists" or not isinstance(key.owner, int):
             continue
         entity = by_id[key.owner]

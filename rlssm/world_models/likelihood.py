@@ -262,9 +262,21 @@ def _combine(model: Model, scene: Scene, key: Key, votes: Sequence[Vote]) -> Dis
 
 def score(model: Model, state: Any, action: str, after: Any) -> Score:
     """Return the log probability of a transition, split by what explains it."""
+    return score_each(model, state, action, [after])[0]
+
+
+def score_each(model: Model, state: Any, action: str, afters: Iterable[Any]) -> list[Score]:
+    """Return the score of each of several next states, predicted once."""
     scene = model.world.scene(state, action)
+    predictions = predict(model, scene)
+    return [_score_one(model, scene, predictions, after) for after in afters]
+
+
+def _score_one(
+    model: Model, scene: Scene, predicted: Mapping[Key, Distribution], after: Any
+) -> Score:
     changes = model.world.changes(scene, after)
-    predictions = {k: d for k, d in predict(model, scene).items() if changes.observed(k)}
+    predictions = {key: dist for key, dist in predicted.items() if changes.observed(key)}
     explained = {
         key: distribution.log_prob(changes.values.get(key, scene.old(key)))
         for key, distribution in predictions.items()

@@ -172,7 +172,7 @@ def init(config: TRPOConfig, spec: Spec, key: Key) -> TRPOState:
     rows, action = example_inputs(spec), zeros(spec.action, (1, 1))
 
     def draw(module: nn.Module, key: Key, *more: Array) -> Params:
-        start = module.initial_carry(1)  # ty: ignore[unresolved-attribute]
+        start = module.initial_carry(1)
         one = lambda key: module.init(key, start, *rows, *more)  # noqa: E731
         if nets.horizon is None:
             return one(key)

@@ -70,6 +70,8 @@ def bootstrap_interval(
 
     Runs are drawn with replacement within each task, independently of the other tasks, and the
     statistic is computed from each such sample; the interval holds the middle `level` of them.
+    It is too narrow for few runs: of the mean of normal scores, 95 % intervals from 3, 4, 5, 8, 10
+    and 20 runs held the true mean in 75, 79, 83, 89, 90 and 93 % of 4,000 trials.
 
     Args:
         statistic: a function of as many tables of scores as are given.

@@ -148,9 +148,8 @@ def update(
     ratio_of, next_obs = h2o.log_ratios(config, spec, state.discriminators, state.params, batch)
     of_simulator = batch.step.extras["source"] == 1
     change = jnp.where(of_simulator, -ratio_of(next_obs), 0)
-    reward = batch.step.reward + state.hyper["correction"] * change
-    corrected = batch._replace(step=batch.step._replace(reward=reward))
-    state, metrics = sac.update(config, spec, state, corrected)  # ty: ignore[invalid-assignment]
+    correction = state.hyper["correction"] * change
+    state, metrics = sac.update(config, spec, state, batch, correction)  # ty: ignore[invalid-assignment]
     metrics["simulator/correction"] = masked_mean(change, batch.mask & of_simulator)
 
     key, noise_key = jax.random.split(state.key)

@@ -93,7 +93,8 @@ class H2OConfig:
 
     name: Literal["h2o"] = "h2o"
     core: CoreConfig = field(default_factory=NoneConfig)
-    """The sequence core of the actor, the critics and the discriminators, each with own weights."""
+    """The sequence core of the actor, of the critics and of the discriminators, with weights for
+    each of the three."""
     torso: TorsoConfig = field(default_factory=TorsoConfig)
     """What a memory is fed; without one the heads read the observation itself."""
     actor: MLPConfig = field(default_factory=lambda: MLPConfig((256, 256), "relu"))

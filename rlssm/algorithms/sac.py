@@ -236,9 +236,16 @@ def act(
 
 
 def update(
-    config: SACConfig, spec: Spec, state: SACState, batch: Trajectory
+    config: SACConfig,
+    spec: Spec,
+    state: SACState,
+    batch: Trajectory,
+    correction: Float[Array, "T B"] | float = 0.0,
 ) -> tuple[SACState, Metrics]:
-    """Make one step of critics, actor and temperature on windows `[T, B, ...]`."""
+    """Make one step of critics, actor and temperature on windows `[T, B, ...]`.
+
+    `correction` is added to the rewards of the target, not to those that a memory is fed.
+    """
     actor, critic = networks(config, spec)
     hyper, step = state.hyper, batch.step
     optimizer = optimizers(config, hyper)
@@ -255,7 +262,7 @@ def update(
     next_value = apply(critic, state.target, blank, rows, reset, next_action, skip=1).min(0)
     if config.backup_entropy:
         next_value -= alpha * next_log_prob
-    reward = config.experience.reward(step.reward)
+    reward = config.experience.reward(step.reward + correction)
     target = reward + hyper["discount"] * jnp.where(step.terminated, 0.0, next_value)
 
     def critic_loss(params: Params) -> tuple[Array, Array]:

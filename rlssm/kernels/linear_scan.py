@@ -242,9 +242,18 @@ def _scan(implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carr
 def _scan_forward(
     implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carry: Any
 ) -> tuple[Any, Any]:
-    # The implementation itself here and below, so that a gradient can be differentiated forwards.
-    x = IMPLEMENTATIONS[implementation](a, b, reset, carry, reverse)
+    x = _differentiable(implementation, reverse, a, b, reset, carry)
     return x, (a, x, reset, carry)
+
+
+def _differentiable(
+    implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carry: Any
+) -> Any:
+    # Within its own rules a scan is what it is made of, so that a gradient can be differentiated
+    # forwards; but JAX cannot see into the kernel, which has no derivative beside these rules.
+    if implementation == "kernel":
+        return _scan(implementation, reverse, a, b, reset, carry)
+    return IMPLEMENTATIONS[implementation](a, b, reset, carry, reverse)
 
 
 def _scan_backward(implementation: str, reverse: bool, residuals: Any, g: Any) -> Any:
@@ -275,7 +284,7 @@ def _gradients(
     a_after = adjoint_of(later(a, tree(lambda v: v[0], a)) if varies else a)
     reset_after = later(reset, jnp.ones_like(reset[0]))
     rest = tree(jnp.zeros_like, carry)
-    adjoint = IMPLEMENTATIONS[implementation](a_after, g, reset_after, rest, not reverse)
+    adjoint = _differentiable(implementation, not reverse, a_after, g, reset_after, rest)
 
     if varies:
         d_a = _decay_gradient(adjoint, earlier(x, carry), reset)

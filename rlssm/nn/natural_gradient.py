@@ -25,7 +25,7 @@ from rlssm.types import Metrics, Params
 Vector = Float[Array, " N"]
 Product = Callable[[Vector], Vector]
 
-TOLERANCE = 1e-10  # of the squared residual, at which conjugate gradient stands still
+TOLERANCE = 1e-10  # of b's squared length: a squared residual that conjugate gradient stops at
 ACCEPT = 0.1  # least share of the promised improvement
 
 
@@ -41,7 +41,7 @@ class Trust(NamedTuple):
 def conjugate_gradient(product: Product, b: Vector, iterations: int) -> Vector:
     """Return x with `product(x)` near b, for a symmetric positive definite product.
 
-    Once the squared residual is below 1e-10 nothing changes any more.
+    Once the squared residual is below 1e-10 of b's own nothing changes any more.
 
     Source: Hestenes and Stiefel 1952.
     """
@@ -49,7 +49,7 @@ def conjugate_gradient(product: Product, b: Vector, iterations: int) -> Vector:
     def iterate(_: Array, state: tuple[Vector, Vector, Vector, Array]) -> tuple:
         x, residual, direction, squared = state
         along = product(direction)
-        going = squared > TOLERANCE
+        going = squared > TOLERANCE * (b @ b)
         length = jnp.where(going, squared / jnp.where(going, direction @ along, 1), 0)
         x, residual = x + length * direction, residual - length * along
         now = residual @ residual

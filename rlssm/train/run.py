@@ -40,7 +40,7 @@ from rlssm.train.actor import Actor
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh
 from rlssm.train.program import LoopState, Program, collected, make_program, wish_of
-from rlssm.types import Params, Windows, zeros
+from rlssm.types import Params, Rollout, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
 RESULT = "result.json"
@@ -372,6 +372,12 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
         require(ours == theirs, f"the {name} space of sim.env", ours, f"that of env, {theirs}")
     program = make_program(agent, simulator, online=config.online)
     wish = wish_of(agent)
+    if dataset is not None and isinstance(wish, Rollout) and wish.offline == "episodes":
+        lengths = np.diff(dataset.start, append=dataset.num_steps)
+        found = f"from {lengths.min()} to {lengths.max()}"
+        even = (lengths == wish.length).all()
+        require(even, f"the length of episodes in {dataset.info.id}", found,
+                f"rollout_length = {wish.length}")  # fmt: skip
     make_mesh(config.devices, collected(agent).num_envs)
     if isinstance(wish, Windows) and config.online:
         num_envs = wish.collect.num_envs

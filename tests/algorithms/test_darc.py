@@ -107,6 +107,22 @@ def test_an_update_is_that_of_sac_on_corrected_simulated_rewards(plus):
     assert metrics["simulator/correction"] == pytest.approx(change[counted].mean(), rel=1e-4)
 
 
+def test_a_memory_is_fed_the_rewards_that_were_earned(monkeypatch):
+    handed = []
+
+    def spy(config, spec, state, batch, correction):
+        handed.append((batch, correction))
+        return state, {}
+
+    monkeypatch.setattr(sac, "update", spy)
+    batches = mixed_batch(SMALL, seed=5)
+    darc.update(SMALL, SPEC, before(SMALL), batches)
+    ((batch, correction),) = handed
+    earned = np.asarray(batches.step.reward)[:, :, REAL:]
+    np.testing.assert_array_equal(batch.step.reward, np.concatenate([*earned], axis=1))
+    assert np.abs(correction).min() > 0
+
+
 @pytest.mark.parametrize("plus", BOTH)
 def test_real_steps_teach_the_discriminators_and_in_darc_plus_the_critics(plus):
     config, batches, after, _ = updated(plus)

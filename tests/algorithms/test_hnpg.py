@@ -52,7 +52,10 @@ def data_of(env):
 
 @pytest.mark.parametrize(
     "form",
-    [pytest.param(form, marks=pytest.mark.slow) if form == "memory" else form for form in FORMS],
+    [
+        "per step",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("stationary", "memory")),
+    ],
 )
 def test_an_offline_weight_of_zero_is_trpo(form):
     changes, env = FORMS[form]

@@ -119,7 +119,9 @@ def test_forbidden_actions_are_never_taken():
     assert mean_return(env, program, state) > 0.95
 
 
-@pytest.mark.parametrize("core", [S5Config(layers=1, state_size=16), GRUConfig()])
+@pytest.mark.parametrize(
+    "core", [S5Config(layers=1, state_size=16), pytest.param(GRUConfig(), marks=pytest.mark.slow)]
+)
 def test_memory_is_used(core):
     env = MemoryChain(1)
     program, state = train(env, config(core=core), 60)
@@ -151,7 +153,14 @@ def test_memory_dropped_at_every_step_is_no_memory():
     assert abs(float(forgetful.episode_return.mean())) < 0.4
 
 
-@pytest.mark.parametrize("core", [S5Config(layers=2, state_size=16), GRUConfig(), NoneConfig()])
+@pytest.mark.parametrize(
+    "core",
+    [
+        S5Config(layers=2, state_size=16),
+        GRUConfig(),
+        pytest.param(NoneConfig(), marks=pytest.mark.slow),
+    ],
+)
 def test_acting_step_by_step_equals_unrolling(core):
     env, setting = StatelessPendulum(max_steps=7), config(core=core)
     program, state = train(env, setting, 2)  # a carry in the middle of episodes

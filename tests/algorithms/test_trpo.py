@@ -105,7 +105,13 @@ def mean_return(env, program, state):
     return float(played.episode_return.mean())
 
 
-@pytest.mark.parametrize("action", [Discrete(2), Box((2,))], ids=["discrete", "continuous"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        pytest.param(Discrete(2), id="discrete", marks=pytest.mark.slow),  # another compilation
+        pytest.param(Box((2,)), id="continuous"),
+    ],
+)
 def test_best_actions_of_a_probe_within_the_bound(action):
     """Every step but a rejected one moves, and none further than the bound."""
     env, setting = probes.RewardFromBoth(action), config()

@@ -114,8 +114,8 @@ def test_busy_endpoints_are_asked_again_and_broken_ones_named(endpoint):
     answers[:] = [(200, '{"choices": []}')]
     with pytest.raises(UserError, match=r"must have a text at choices\[0\].message.content"):
         LanguageModel(url, "tiny", tries=1).ask("?")
-    with pytest.raises(UserError, match="url must be an http or https address, got 'file:///x'"):
-        LanguageModel("file:///x", "tiny")
+    with pytest.raises(UserError, match="url must be an http or https address, got 'ftp:x'"):
+        LanguageModel("ftp:x", "tiny")
 
 
 # --- Change detectors -------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def _fastest(backend: str, a: Any, b: Any) -> str:
     if backend != "cpu":
         return "associative"
     numbers = math.prod(shape_of(b)[1:]) * (1 if kind_of(b) == "real" else 2)
-    narrow = 16 < numbers <= 64 and length >= numbers**2 and not varies_in_time(a, b)
+    narrow = 16 < numbers <= 64 and length >= 2048 and not varies_in_time(a, b)
     return "chunked" if narrow else "sequential"
 
 

@@ -464,8 +464,8 @@ def test_an_unknown_implementation_lists_the_known_ones() -> None:
     [
         ((1, 16, 64), "sequential"),
         ((4096, 1, 8), "sequential"),  # the whole loop is one function
-        ((1024, 4, 4), "chunked"),
-        ((1023, 4, 4), "sequential"),
+        ((2048, 4, 4), "chunked"),
+        ((2047, 4, 4), "sequential"),
         ((4096, 1, 32), "chunked"),
         ((16384, 1, 33), "sequential"),  # arithmetic outweighs the price of a step
     ],

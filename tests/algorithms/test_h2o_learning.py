@@ -116,7 +116,18 @@ def intervals(name, sim=GAP):
 
 
 @pytest.mark.learning
-@pytest.mark.parametrize("rival", ["sac-sim", "cql"])
+@pytest.mark.parametrize(
+    "rival",
+    [
+        "sac-sim",
+        pytest.param(
+            "cql",
+            marks=pytest.mark.xfail(
+                reason="4,000 real steps are enough for CQL, see docs/h2o.md", strict=True
+            ),
+        ),
+    ],
+)
 def test_h2o_is_above_the_simulator_alone_and_the_data_alone(rival):
     for ours, theirs in zip(intervals("h2o"), intervals(rival), strict=True):
         assert ours[0] > theirs[1]

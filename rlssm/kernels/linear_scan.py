@@ -104,9 +104,10 @@ def linear_scan(
 
 def _fastest(backend: str, a: Any, b: Any) -> str:
     # Measured by scripts/benchmark/scan.py on two CPU cores and on an H100. The kernel takes some
-    # 40 s to compile there with its gradient, so it must be asked for. On a CPU the least arithmetic wins, 2 to 5 times over, but in one corner: XLA runs a loop over a state
-    # of up to 16 numbers as one function and one over more step by step, at six times the price,
-    # which chunks pay sqrt(T) times instead of T times, until there are too many numbers.
+    # 40 s to compile there with its gradient, so it must be asked for. On a CPU the least
+    # arithmetic wins, 2 to 5 times over, but in one corner: a loop over a state of more than 16
+    # numbers costs some six times as much per step, which chunks pay sqrt(T) times instead of T
+    # times, until there are too many numbers.
     length = shape_of(b)[0]
     if length == 1:
         return "sequential"

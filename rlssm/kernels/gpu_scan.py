@@ -7,8 +7,9 @@ keep many loads in flight. One program advances a tile of states, a few rows of 
 features, one step after another; it loads the inputs of several steps before it uses the first.
 Where batch and features alone fill the chip that is all, one pass. Where they do not, time is cut
 into chunks that advance side by side, in two passes: the first reads b and writes what each chunk
-does to the state it is given (x -> A x + q, or x -> q after a reset); a short scan over the chunks,
-by the same kernels, finds the state before each; the second runs each chunk from there.
+does to the state it is given (x -> A x + q, or x -> q after a reset), but for the last; a short
+scan over the chunks, by the same kernels, finds the state before each; the second runs each chunk
+from there.
 
 The backward kernel runs the other way over g, reads x beside it, and sums the gradient of a
 constant `a` in registers. Only Triton lowers these kernels; elsewhere they run in an interpreter,
@@ -202,10 +203,10 @@ def _advance_all(
     else:
         decay, pushed = call("effect", start=None, primal=None)
         ordered = reset[::-1] if reverse else reset
-        padded = jnp.pad(ordered, ((0, -length % plan.chunk), (0, 0)))
-        seen = jnp.any(padded.reshape(-1, plan.chunk, batch), axis=1)
+        whole = (length - 1) // plan.chunk  # chunks before the last, whose effect nobody needs
+        seen = ordered[: whole * plan.chunk].reshape(whole, plan.chunk, batch).any(1)
         ends, _ = _advance_all(decay, pushed, seen, carry, False, None, 0, None)
-        start = delay(ends, carry)
+        start = tree(lambda first, later: jnp.concatenate([first[None], later]), carry, ends)
     return call("states", start=start, primal=primal)
 
 
@@ -238,13 +239,13 @@ def _launch(
 ) -> tuple[Any, Any]:
     """Run every chunk of every tile.
 
-    The result is "states", (x, d_a or None), or "effect", the (A, q) of every chunk.
+    The result is "states", (x, d_a or None), or "effect", the (A, q) of every chunk but the last.
     """
     length, batch, features = shape_of(b)
     chunk = length if plan.chunk is None else min(plan.chunk, length)
     width = min(plan.lanes, pl.next_power_of_2(features))
     rows = min(max(1, plan.lanes // width), pl.next_power_of_2(batch))
-    chunks = -(-length // chunk)
+    chunks = -(-length // chunk) - (result == "effect")
     grid = (-(-features // width), -(-batch // rows), chunks)  # neighbours in memory run together
     whole = pl.BlockSpec((length, rows, width), lambda j, i, c: (0, i, j))
     flags = pl.BlockSpec((length, rows), lambda j, i, c: (0, i))
@@ -323,10 +324,10 @@ def _program(
     def time(step: Any) -> Any:
         return length - 1 - step if reverse else step
 
-    def within(step: Any) -> Any:
-        if not ragged:
+    def within(step: Any, end: Any = length) -> Any:
+        if not ragged and end is length:
             return inside
-        alive = jnp.broadcast_to(step < length, (rows, width))
+        alive = jnp.broadcast_to(step < end, (rows, width))
         return alive if inside is None else inside & alive
 
     def read_flag(ref: Any, t: Any) -> Array:
@@ -336,7 +337,7 @@ def _program(
     def read(step: Any) -> Any:
         """Return a, b, reset and, for a gradient, x and reset of the step before in the primal."""
         t = time(step)
-        mask = within(step)
+        mask = within(step, jnp.minimum(first + chunk, length) if ahead else length)
         t = jnp.clip(t, 0, length - 1) if ragged or ahead else t
         a = constant
         if varies:

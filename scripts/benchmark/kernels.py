@@ -1,11 +1,11 @@
 """Time the scan kernel against the bytes it must move, and check what it computes.
 
 For every shape (T, B, P), a complex state as a pair of float32 arrays, a constant decay and resets
-in one step of a hundred, each implementation and each plan of the kernel gets a row: microseconds
-forward, microseconds forward and backward, and the ratios to the floor. The floor is the bytes over
-the bandwidth of a device copy of 1 GiB in the same run: forward 16 bytes per element (read b, write
-x), backward 24 more (read the cotangent, read x, write the gradient of b). A row that fails says so
-in its first line and leaves the others alone.
+in one step of a hundred, the kernel as it comes, the associative form and, with `--plans`, many
+plans of the kernel get a row: microseconds forward, microseconds forward and backward, and the
+ratios to the floor. The floor is the bytes over the bandwidth of a device copy of 1 GiB in the same
+run: forward 16 bytes per element (read b, write x), backward 24 more (read the cotangent, read x,
+write the gradient of b). A row that fails says so in its first line and leaves the others alone.
 
 Then, for decays of steps 1e-1, 1e-2 and 1e-3: the greatest error of the states and gradients
 relative to their largest value, against a float64 loop on the same float32 inputs, over up to four
@@ -17,6 +17,8 @@ rows of the batch; whether NaN behind a reset stays there; and time and memory o
 import argparse
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,25 +37,28 @@ LONG = [250_000, 500_000, 1_000_000]
 STEPS = [1e-1, 1e-2, 1e-3]
 RESET_RATE = 0.01
 
-ONE_PASS = [
-    Plan(32, 1, 16),
-    Plan(32, 1, 32),
-    Plan(32, 1, 64),
-    Plan(32, 1, 16, ahead=True),
-    Plan(32, 1, 32, ahead=True),
-    Plan(64, 1, 16),
-    Plan(64, 2, 32),
-    Plan(128, 1, 16),
-    Plan(128, 4, 32),
-]
-TWO_PASSES = [
-    Plan(32, 1, 32, chunk=64),
-    Plan(32, 1, 32, chunk=128),
-    Plan(32, 1, 32, chunk=256),
-    Plan(64, 1, 16, chunk=128),
-    Plan(128, 1, 16, chunk=64),
-    Plan(128, 1, 16, chunk=128),
-]
+LANES = [(32, 1), (128, 1), (128, 4), (256, 2)]
+UNROLL = [8, 16]
+CHUNKS = [1, 2, 4, 8, 16, 32, 64, 128]
+MOST_STATES = 2**17
+"""States over all chunks beyond which no more chunks are tried."""
+
+
+def plans_for(length: int, states: int) -> list[Plan]:
+    """Return the plans tried for so many steps of so many states."""
+    fewest = 1 if states >= 4096 else 16
+    counts = [
+        n for n in CHUNKS if n == 1 or (fewest <= n <= MOST_STATES // states and length % n == 0)
+    ]
+    counts = counts[:1] + counts[1:][-3:]
+    chunks = [None if n == 1 else length // n for n in counts]
+    return [
+        Plan(lanes, warps, unroll, ahead, chunk)
+        for chunk in chunks
+        for lanes, warps in LANES
+        for unroll, ahead in [*((u, False) for u in UNROLL), (8, True)]
+        if chunk is None or chunk >= 2 * unroll
+    ]
 
 
 def main() -> None:
@@ -61,7 +66,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="T,B,P of each problem")
     parser.add_argument("--long", nargs="*", type=int, default=LONG, help="T of B = 1, P = 64")
     parser.add_argument("--repeats", type=int, default=10, help="timed groups of calls")
-    parser.add_argument("--plans", type=int, default=len(ONE_PASS), help="plans tried, at most")
+    parser.add_argument(
+        "--plans", type=int, default=0, help="tune: try all plans forward, and the best N both ways"
+    )
     parser.add_argument("--budget", type=float, default=210.0, help="seconds after which to stop")
     parser.add_argument("--interpret", action="store_true", help="try the script without a GPU")
     parser.add_argument("--copy", type=int, default=2**28, help="float32 numbers in the copy")
@@ -90,32 +97,38 @@ def main() -> None:
             args.out.write_text(json.dumps(results, indent=1) + "\n")
 
     measure = partial(time_row, bandwidth=bandwidth, repeats=args.repeats, deadline=deadline)
-    for shape in shapes:
-        keep("timings", measure(shape, "auto"))
+    rows = [(shape, how) for shape in shapes for how in ("kernel", "associative")]
+    compile_together(rows, BOTH)
+    for shape, how in rows:
+        keep("timings", measure(shape, how))
     for shape in shapes:
         for step in STEPS:
             keep("checks", guarded(check, shape, step, deadline=deadline))
     for length in args.long:
         keep("long", guarded(measure_long, length, deadline=deadline))
-    for turn in range(args.plans):
-        for shape in shapes:
-            small = gpu_scan.choose_plan(shape[0], shape[1] * shape[2]).chunk is not None
-            plans = TWO_PASSES + ONE_PASS[:1] if small else interleave(ONE_PASS, TWO_PASSES)
-            if turn < len(plans) and (plans[turn].chunk or 0) < shape[0]:
-                keep("timings", measure(shape, plans[turn]))
-    for shape in shapes:
-        keep("timings", measure(shape, "associative"))
+    if args.plans:
+        tried = [
+            (shape, plan) for shape in shapes for plan in plans_for(shape[0], shape[1] * shape[2])
+        ]
+        compile_together(tried, BOTH[:1])
+        for shape, plan in tried:
+            keep("timings", measure(shape, plan, BOTH[:1]))
+        chosen = [(shape, plan) for shape in shapes for plan in fastest(results, shape, args.plans)]
+        compile_together(chosen, BOTH)
+        for shape, plan in chosen:
+            keep("timings", measure(shape, plan))
     print("\n" + table(results))
 
 
-def interleave(first: list[Plan], second: list[Plan]) -> list[Plan]:
-    """Two plans of the first for each of the second."""
-    mixed = []
-    for i in range(len(first)):
-        mixed.append(first[i])
-        if i % 2 and i // 2 < len(second):
-            mixed.append(second[i // 2])
-    return mixed
+def fastest(results: dict[str, Any], shape: tuple[int, ...], count: int) -> list[Plan]:
+    """Return the plans whose forward pass took least time."""
+    timed = {
+        plan: row["forward_us"]
+        for plan in plans_for(shape[0], shape[1] * shape[2])
+        for row in results["timings"]
+        if row["arguments"] == [str(shape), str(plan)] and "failed" not in row
+    }
+    return sorted(timed, key=timed.__getitem__)[:count]
 
 
 # --- Problems ---------------------------------------------------------------------------------
@@ -137,8 +150,10 @@ def draw(length: int, batch: int, size: int, step: float) -> tuple[Any, ...]:
     return a, b, reset, pair(4, batch, size), g
 
 
-@cache
-def functions(how: str | Plan) -> tuple[Any, Any]:
+BOTH = ("forward", "both")
+
+
+def functions(how: str | Plan) -> dict[str, Any]:
     """Return forward: (a, b, reset, carry) -> x, and both: (..., g) -> x and gradients."""
     if isinstance(how, Plan):
         forward = partial(gpu_scan.scan, plan=how)
@@ -147,7 +162,7 @@ def functions(how: str | Plan) -> tuple[Any, Any]:
             x = forward(a, b, reset, carry)
             return x, gpu_scan.backward(a, x, reset, carry, g, plan=how)
 
-        return jax.jit(forward), jax.jit(both)
+        return {"forward": forward, "both": both}
 
     def states(a: Any, b: Any, reset: Any, carry: Any) -> Any:
         return linear_scan(a, b, reset, carry, implementation=how)[1]
@@ -156,7 +171,27 @@ def functions(how: str | Plan) -> tuple[Any, Any]:
         x, pull = jax.vjp(lambda a, b, carry: states(a, b, reset, carry), a, b, carry)
         return x, pull(g)
 
-    return jax.jit(states), jax.jit(gradients)
+    return {"forward": states, "both": gradients}
+
+
+@cache
+def compiled(shape: tuple[int, ...], how: str | Plan, which: str) -> tuple[Any, float]:
+    """Return one of the functions compiled for a shape, and the seconds it took."""
+    arguments = jax.eval_shape(partial(draw, *shape), 0.1)[: 4 if which == "forward" else 5]
+    started = time.perf_counter()
+    program = jax.jit(functions(how)[which]).lower(*arguments).compile()
+    return program, time.perf_counter() - started
+
+
+def compile_together(rows: list[tuple[Any, Any]], whiches: tuple[str, ...]) -> None:
+    """Compile all side by side; what fails is left to fail in its own row."""
+
+    def attempt(row: tuple[Any, Any], which: str) -> None:
+        with suppress(Exception):
+            compiled(*row, which)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(attempt, rows * len(whiches), np.repeat(whiches, len(rows)).tolist()))
 
 
 # --- Time -------------------------------------------------------------------------------------
@@ -194,29 +229,24 @@ def guarded(function: Any, *arguments: Any, deadline: float) -> dict[str, Any]:
 
 
 def time_row(
-    shape: tuple[int, ...], how: str | Plan, *, bandwidth: float, repeats: int, deadline: float
+    shape: tuple[int, ...],
+    how: str | Plan,
+    whiches: tuple[str, ...] = BOTH,
+    *,
+    bandwidth: float,
+    repeats: int,
+    deadline: float,
 ) -> dict[str, Any]:
     def measure(shape: tuple[int, ...], how: str | Plan) -> dict[str, Any]:
         problem = draw(*shape, 0.1)
-        forward, both = functions(how)
-        started = time.perf_counter()
-        jax.block_until_ready(forward(*problem[:4]))
-        middle = time.perf_counter()
-        jax.block_until_ready(both(*problem))
-        compile_s = middle - started, time.perf_counter() - middle
-        times = (
-            microseconds(forward, problem[:4], repeats),
-            microseconds(both, problem, repeats),
-        )
-        elements = float(np.prod(shape))
-        floors = 16e6 * elements / bandwidth, 40e6 * elements / bandwidth
-        return {
-            "forward_us": times[0],
-            "both_us": times[1],
-            "forward_ratio": times[0] / floors[0],
-            "both_ratio": times[1] / floors[1],
-            "first_call_s": compile_s,
-        }
+        row: dict[str, Any] = {}
+        for which, count, size in zip(whiches, (4, 5), (16, 40), strict=False):
+            program, seconds = compiled(shape, how, which)
+            taken = microseconds(program, problem[:count], repeats)
+            floor = 1e6 * size * float(np.prod(shape)) / bandwidth
+            row |= {f"{which}_us": taken, f"{which}_ratio": taken / floor,
+                    f"{which}_compile_s": seconds}  # fmt: skip
+        return row
 
     return guarded(measure, shape, how, deadline=deadline)
 
@@ -224,7 +254,7 @@ def time_row(
 def measure_long(length: int) -> dict[str, Any]:
     """Return time and memory of forward and backward over so many steps."""
     problem = draw(length, 1, 64, 1e-2)
-    both = functions("auto")[1].lower(*problem).compile()
+    both = compiled((length, 1, 64), "kernel", "both")[0]
     memory = both.memory_analysis()
     x, gradients = jax.block_until_ready(both(*problem))
     finite = all(bool(jnp.isfinite(v).all()) for v in jax.tree.leaves((x, gradients)))
@@ -245,7 +275,7 @@ def check(shape: tuple[int, ...], step: float) -> dict[str, Any]:
     rows = np.unique([0, batch // 3, 2 * batch // 3, batch - 1])
     chosen = jnp.zeros(batch, bool).at[rows].set(True)
     g = jax.tree.map(lambda v: jnp.where(chosen[:, None], v, 0), g)  # only they move a
-    both = functions("auto")[1]
+    both = compiled(shape, "kernel", "both")[0]
     x, (d_a, d_b, d_carry) = both(a, b, reset, carry, g)
 
     def host(value: Pair, axis: int | None) -> np.ndarray:
@@ -298,19 +328,21 @@ def render(row: dict[str, Any]) -> str:
     name = " ".join(row["arguments"])
     if "failed" in row:
         return f"{row['of']} {name}: FAILED {row['failed']}"
-    if "both_us" in row:
-        return (
-            f"{name:90s} forward {row['forward_us']:8.1f} us x{row['forward_ratio']:.2f}   "
-            f"both {row['both_us']:8.1f} us x{row['both_ratio']:.2f}   "
-            f"first calls {row['first_call_s'][0]:.1f} s, {row['first_call_s'][1]:.1f} s"
+    if "forward_us" in row:
+        parts = (
+            f"{which} {row[f'{which}_us']:8.1f} us x{row[f'{which}_ratio']:.2f} "
+            f"(compiled in {row[f'{which}_compile_s']:.1f} s)"
+            for which in BOTH
+            if f"{which}_us" in row
         )
+        return f"{name:80s} " + "   ".join(parts)
     return f"{name:30s} " + json.dumps(
         {k: v for k, v in row.items() if k not in ("of", "arguments")}
     )
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return, for every shape, the rows of `auto`, associative and the best three plans."""
+    """Return, for every shape, the rows of `kernel`, associative and the best five plans."""
     lines = [f"{results['device']}, copy {results['bandwidth'] / 1e12:.2f} TB/s; ratios to floor"]
     shapes = dict.fromkeys(row["arguments"][0] for row in results["timings"])
     for shape in shapes:
@@ -319,16 +351,8 @@ def table(results: dict[str, Any]) -> str:
         plans = [r for r in good if r["arguments"][1].startswith("Plan")]
         named = [r for r in good if not r["arguments"][1].startswith("Plan")]
         lines.append(shape)
-        best = {
-            r["arguments"][1]: r
-            for key in ("forward_us", "both_us")
-            for r in sorted(plans, key=lambda r: r[key])[:3]
-        }
-        for r in [*named, *best.values()]:
-            lines.append(
-                f"  {r['arguments'][1]:70s} {r['forward_us']:8.1f} x{r['forward_ratio']:5.2f}"
-                f" {r['both_us']:8.1f} x{r['both_ratio']:5.2f}"
-            )
+        best = sorted(plans, key=lambda r: (r.get("both_us", np.inf), r["forward_us"]))[:5]
+        lines += [f"  {render(r)}" for r in [*named, *best]]
         lines += [f"  {render(r)[:150]}" for r in rows if "failed" in r][:4]
     for row in results["checks"]:
         lines.append(render(row)[:200])

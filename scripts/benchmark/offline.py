@@ -1,20 +1,23 @@
 """Updates per second of every learner from stored experience, beside a bare SAC loop.
 
-    python scripts/benchmark/offline.py [--algorithms sac iql ...] [--seeds 1 16] [--updates N]
+    python scripts/benchmark/offline.py [--algorithms sac iql ...] [--seeds 1 16] [--seconds S]
         [--steps N] [--repeats N] [--out FILE]
 
-Takes about 4 GPU minutes with all algorithms. Each draws its batches from a dataset of a million
-random steps the size of HalfCheetah's (17 observations, 6 actions), with its default networks and
-no memory; "s5" adds SAC with an S5 memory. The bare loop is a textbook SAC update (batch 256, two
-layers of 256) written with nothing but jax and optax, in one scan. All are measured in turn, round
-by round, so that the machine's changes of pace meet all of them; figures are medians, compilation
-apart. MJX has a script of its own: mjx.py.
+Takes about 4 GPU minutes with all algorithms. Programs are compiled side by side, one thread each,
+so their compile times are those of a busy machine where cores are few. Each draws its batches from
+a dataset of a million random steps the size of HalfCheetah's (17 observations, 6 actions), with its
+default networks and no memory; "s5" adds SAC with an S5 memory. The bare loop is a textbook SAC
+update (batch 256, two layers of 256) written with nothing but jax and optax, in one loop. Each
+measurement makes as many updates as take `--seconds`; each learner's are taken in turn with the
+bare loop's, so that the machine's changes of pace meet both; figures are medians, printed and saved
+learner by learner. MJX has a script of its own: mjx.py.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,20 +175,43 @@ def prepare(name: str, data: OfflineDataset, seeds: int) -> dict[str, Any]:
     started = time.perf_counter()
     chunk = jitted.lower(state, given, jnp.int32(1)).compile()
     seconds = time.perf_counter() - started
-    return {
+    entry = {
         "chunk": chunk, "state": state, "data": given, "compile_seconds": seconds,
-        "per_round": per_round, "pace": [],
+        "per_round": per_round, "seeds": seeds,
     }  # fmt: skip
+    print(f"  {name} compiled in {seconds:.1f} s", flush=True)
+    return entry
 
 
-def measure(entry: dict[str, Any], updates: int, seeds: int) -> float:
-    """Make some updates and return how many there were per second, all seeds together."""
-    count = max(1, updates // entry["per_round"])
+def measure(entry: dict[str, Any], rounds: int) -> float:
+    """Make some rounds of updates and return the seconds they took."""
     started = time.perf_counter()
     entry["state"], _ = jax.block_until_ready(
-        entry["chunk"](entry["state"], entry["data"], jnp.int32(count))
+        entry["chunk"](entry["state"], entry["data"], jnp.int32(rounds))
     )
-    return count * entry["per_round"] * seeds / (time.perf_counter() - started)
+    return time.perf_counter() - started
+
+
+def rounds_for(entry: dict[str, Any], seconds: float) -> int:
+    """Return how many rounds take about that long; the first ones, not counted, warm up."""
+    rounds = 1
+    while (took := measure(entry, rounds)) < seconds / 10:
+        rounds *= 4
+    return max(1, round(rounds * seconds / took))
+
+
+def compare(
+    entry: dict[str, Any], beside: dict[str, Any] | None, repeats: int, seconds: float
+) -> tuple[list[float], list[float]]:
+    """Return updates per second, all seeds together, of an entry and of the one beside it."""
+    sides = [entry] if beside is None or beside is entry else [entry, beside]
+    rounds = [rounds_for(side, seconds) for side in sides]
+    paces: list[list[float]] = [[], []]
+    for _ in range(repeats):
+        for side, count, pace in zip(sides, rounds, paces, strict=False):
+            updates = count * side["per_round"] * side["seeds"]
+            pace.append(updates / measure(side, count))
+    return paces[0], paces[1]
 
 
 def main() -> None:
@@ -195,7 +221,7 @@ def main() -> None:
     names = ["bare", *learners, "s5"]
     parser.add_argument("--algorithms", nargs="+", default=names, choices=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--updates", type=int, default=5_000, help="per measurement and seed")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the dataset")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="JSON file to write")
@@ -205,30 +231,22 @@ def main() -> None:
     data = random_dataset(args.steps)
     record: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__, "results": []}
     for seeds in args.seeds:
-        entries = {name: prepare(name, data, seeds) for name in args.algorithms}
-        for entry in entries.values():
-            measure(entry, max(1, args.updates // 10), seeds)
-        for _ in range(args.repeats):
-            for entry in entries.values():
-                entry["pace"].append(measure(entry, args.updates, seeds))
-        print(f"{seeds} seed{'s' * (seeds > 1)}: updates/s in all, median (min to max), compile s")
+        print(f"{seeds} seed{'s' * (seeds > 1)}: updates/s in all, median (min to max)")
+        with ThreadPoolExecutor() as pool:
+            made = pool.map(lambda name, n=seeds: prepare(name, data, n), args.algorithms)
+            entries = dict(zip(args.algorithms, made, strict=True))
+        bare = entries.get("bare")
         for name, entry in entries.items():
-            pace = np.array(entry["pace"])
-            ratio = ""
-            if "bare" in entries:
-                ratio = f"  {np.median(pace) / np.median(entries['bare']['pace']):.2f} of bare"
-            print(
-                f"  {name:8} {np.median(pace):10,.0f}  ({pace.min():,.0f} to {pace.max():,.0f})"
-                f"  {entry['compile_seconds']:5.1f}{ratio}",
-                flush=True,
-            )
+            pace, beside = compare(entry, bare, args.repeats, args.seconds)
+            ratio = f"  {np.median(pace) / np.median(beside):.2f} of bare" if beside else ""
+            spread = f"({min(pace):,.0f} to {max(pace):,.0f})"
+            print(f"  {name:8} {np.median(pace):10,.0f}  {spread}{ratio}", flush=True)
             record["results"].append(
-                {"name": name, "seeds": seeds, "pace": entry["pace"],
+                {"name": name, "seeds": seeds, "pace": pace, "bare_beside": beside,
                  "compile_seconds": entry["compile_seconds"]}
             )  # fmt: skip
-        del entries
-    if args.out is not None:
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+            if args.out is not None:
+                args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

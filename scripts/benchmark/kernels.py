@@ -37,8 +37,10 @@ LONG = [250_000, 500_000, 1_000_000]
 STEPS = [1e-1, 1e-2, 1e-3]
 RESET_RATE = 0.01
 
-LANES = [(32, 1), (128, 1), (128, 4), (256, 2)]
-UNROLL = [8, 16]
+SHAPES_OF_PROGRAMS = [
+    Plan(32, 1, 16), Plan(64, 2, 8), Plan(128, 1, 8), Plan(128, 1, 16), Plan(128, 4, 8),
+    Plan(128, 1, 4, ahead=True), Plan(128, 1, 8, ahead=True),
+]  # fmt: skip
 CHUNKS = [1, 2, 4, 8, 16, 32, 64, 128]
 MOST_STATES = 2**17
 """States over all chunks beyond which no more chunks are tried."""
@@ -50,15 +52,9 @@ def plans_for(length: int, states: int) -> list[Plan]:
     counts = [
         n for n in CHUNKS if n == 1 or (fewest <= n <= MOST_STATES // states and length % n == 0)
     ]
-    counts = counts[:1] + counts[1:][-3:]
+    counts = counts[:1] + counts[1:][-2:]
     chunks = [None if n == 1 else length // n for n in counts]
-    return [
-        Plan(lanes, warps, unroll, ahead, chunk)
-        for chunk in chunks
-        for lanes, warps in LANES
-        for unroll, ahead in [*((u, False) for u in UNROLL), (8, True)]
-        if chunk is None or chunk >= 2 * unroll
-    ]
+    return [p._replace(chunk=chunk) for chunk in chunks for p in SHAPES_OF_PROGRAMS]
 
 
 def main() -> None:

@@ -297,7 +297,7 @@ def gymnasium_returns(task: str, policy: Any) -> np.ndarray:
 
 
 def mjx_returns(env: MjxEnvironment, policy: Any) -> np.ndarray:
-    """Return one return for each episode; the episodes are divided among the devices."""
+    """Return one return for each episode."""
 
     def episode(key: Any) -> Any:
         def body(carry: Any, time_step: Any) -> tuple[Any, None]:
@@ -311,14 +311,7 @@ def mjx_returns(env: MjxEnvironment, policy: Any) -> np.ndarray:
         return jax.lax.scan(body, start, steps)[0][3]
 
     keys = jax.random.split(jax.random.key(0), EPISODES)
-    count = max(n for n in range(1, len(jax.devices()) + 1) if EPISODES % n == 0)
-    over = jax.sharding.PartitionSpec("device")
-    mesh = jax.make_mesh((count,), ("device",), devices=jax.devices()[:count])
-    played = jax.shard_map(
-        jax.vmap(episode), mesh=mesh, in_specs=over, out_specs=over, check_vma=False
-    )
-    keys = jax.device_put(keys, jax.sharding.NamedSharding(mesh, over))
-    return np.asarray(jax.jit(played)(keys), np.float64)
+    return np.asarray(jax.jit(jax.vmap(episode))(keys), np.float64)
 
 
 # --- Speed ------------------------------------------------------------------------------------

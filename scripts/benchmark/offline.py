@@ -204,7 +204,7 @@ def compare(
     entry: dict[str, Any], beside: dict[str, Any] | None, repeats: int, seconds: float
 ) -> tuple[list[float], list[float]]:
     """Return updates per second, all seeds together, of an entry and of the one beside it."""
-    sides = [entry] if beside is None or beside is entry else [entry, beside]
+    sides = [entry] if beside is None else [entry, beside]
     rounds = [rounds_for(side, seconds) for side in sides]
     paces: list[list[float]] = [[], []]
     for _ in range(repeats):
@@ -235,18 +235,23 @@ def main() -> None:
         with ThreadPoolExecutor() as pool:
             made = pool.map(lambda name, n=seeds: prepare(name, data, n), args.algorithms)
             entries = dict(zip(args.algorithms, made, strict=True))
-        bare = entries.get("bare")
+        bare, everything = entries.get("bare"), []
         for name, entry in entries.items():
+            if entry is bare:
+                continue
             pace, beside = compare(entry, bare, args.repeats, args.seconds)
             ratio = f"  {np.median(pace) / np.median(beside):.2f} of bare" if beside else ""
             spread = f"({min(pace):,.0f} to {max(pace):,.0f})"
             print(f"  {name:8} {np.median(pace):10,.0f}  {spread}{ratio}", flush=True)
+            everything += beside
             record["results"].append(
                 {"name": name, "seeds": seeds, "pace": pace, "bare_beside": beside,
                  "compile_seconds": entry["compile_seconds"]}
             )  # fmt: skip
             if args.out is not None:
                 args.out.write_text(json.dumps(record, indent=1) + "\n")
+        if everything:
+            print(f"  bare     {np.median(everything):10,.0f}  beside all of them")
 
 
 if __name__ == "__main__":

@@ -386,7 +386,8 @@ def check(device: str) -> None:
     """Fail unless learners come out as they do on a CPU, where nothing is left to chance.
 
     Every batch is 256 times the same transition, and TD3+BC's target has no noise. Two seeds must
-    end within 1e-4 of the CPU's, having gone at least 20 times as far.
+    end as near to the CPU's as a twentieth of the way they went, no less than 2e-3: rounding keeps
+    them apart by a hundredth, a wrong learning rate or a stale batch by far more.
     """
     rng = np.random.default_rng(0)
     for learner, decay, options in (
@@ -410,7 +411,7 @@ def check(device: str) -> None:
             apart = max(np.abs(x - graph[seed][k]).max() for k, x in policy.items() if "_" in k)
             moved = np.abs(policy["kernel_0"].T - given[f"weight/{seed}/actor.0.weight"]).max()
             print(f"{learner}, seed {seed}: moved by {moved:.1e}, apart by {apart:.1e}", flush=True)
-            assert apart < 1e-4 and moved > 2e-3, (learner, seed, apart, moved)
+            assert apart < moved / 20 and moved > 2e-3, (learner, seed, apart, moved)
 
 
 def main() -> None:

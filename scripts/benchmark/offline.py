@@ -170,7 +170,8 @@ def prepare(name: str, data: OfflineDataset, seeds: int) -> dict[str, Any]:
         program = make_program(config, Task(), online=False)
         state = jax.jit(jax.vmap(program.init))(keys, {})
         given = data if wish.returns is None else with_returns(data, wish.returns)
-        per_round, run = wish.updates * (wish.stack or 1), program.chunks["offline"]
+        run = program.chunks["offline"]
+        per_round = wish.updates * (wish.stack or 1 if name == "rlpd" else 1)  # critic updates
     jitted = jax.jit(jax.vmap(run, (0, None, None)), donate_argnums=0)
     started = time.perf_counter()
     chunk = jitted.lower(state, given, jnp.int32(1)).compile()

@@ -40,14 +40,15 @@ LIFE = 2_000  # steps, at most
 RANDOM_ACTION = 0.05
 REACH = 15.0  # steps of walking that make a try half as attractive as it would be at hand
 LEVELS = (1, 3, 5)  # how much of an item makes a difference
-STORE = 9  # how many of a thing are worth having
+STORE = 6  # how many of a thing are worth having
 
 # How attractive a try is.
+NEW = 1.0  # of what may work and never did
 REPEAT = 0.9  # of what worked once; after n times, a power of n less
 REPEAT_POWER = 0.7
-HOARD = 0.7  # of what yields a thing of which nothing is held yet
+HOARD = 1.5  # of what yields a thing of which nothing is held yet
 FAIL = 0.3  # of what works, where it should not
-RESOLVE = 1.6  # of where one is going already
+RESOLVE = 3.0  # of where one is going already
 FUTILE = 0.08  # of what failed with as much in hand
 ALSO = 0.3  # share of what else is worth trying in the same place
 DOUBTFUL = 0.2  # of what is new here and failed elsewhere with as much in hand
@@ -93,7 +94,7 @@ class Experience:
     def attraction(self, bag: Bag, player: Player) -> float:
         """Return how attractive another try is."""
         if self.enough is None:
-            return (1.0 if self.promises(bag) else FUTILE) / (1 + 0.5 * self.tries) ** 0.7
+            return (NEW if self.promises(bag) else FUTILE) / (1 + 0.5 * self.tries) ** 0.7
         if not self.promises(bag):
             return FAIL / (1 + self.tries - self.hits)
         lack = [1 - player.inventory[item] / _store(item) for item in self.gained if item in HELD]
@@ -209,7 +210,7 @@ class Explorer:
         action = situation[0]
         elsewhere = self.anywhere.get(action)
         if elsewhere is None:
-            return 1.0
+            return NEW
         here = self.known.get(situation, Experience())
         doubt = 1.0 if here.hits or elsewhere.promises(bag) or action == "do" else DOUBTFUL
         if action.startswith("make"):  # a station may help where nothing else did

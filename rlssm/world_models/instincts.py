@@ -44,22 +44,20 @@ class Instincts:
         player = state.player
         vitals = player.inventory
         self.hiding = player.health <= WEAK or (self.hiding and player.health < RESTED)
-        evening = _darker(state) and state.daylight < NIGHT
         night = state.daylight < NIGHT
         wanting = min(vitals["food"], vitals["drink"])
         spent = vitals["energy"] <= 2
         if walk.enclosed and (night or spent or self.hiding) and wanting > 1:
             self.shelter = None
             return "sleep" if vitals["energy"] < MAX_ITEM else "noop"
-        threat = _nearest(state, "zombie", 2) or _nearest(state, "skeleton", 3)
-        if threat is not None and not walk.enclosed:
-            return self._face(state, threat, walk)
+        if not walk.enclosed and (action := self._danger(state, walk)) is not None:
+            return action
         dusk = _darker(state) and NIGHT <= state.daylight < DUSK
         if wanting < (DUSK_NEED if dusk else NEED):
             found = self._feed(walk, vitals)
             if found is not None:
                 return found
-        if evening or night or spent or self.hiding:
+        if night or spent or self.hiding:
             return self._hide(walk)
         self.shelter = None
         return None
@@ -79,22 +77,26 @@ class Instincts:
         self.shelter = nearest_shelter(walk)
         return None if self.shelter is None else build(walk, self.shelter)
 
-    def _face(self, state: WorldState, threat: Entity, walk: Walk) -> str | None:
+    def _danger(self, state: WorldState, walk: Walk) -> str | None:
+        """Return what to do about who is close: strike, wall off, hide, or run from arrows."""
+        zombie, skeleton = _nearest(state, "zombie", 2), _nearest(state, "skeleton", 3)
+        threat = zombie or skeleton
+        if threat is None:
+            return None
         player = state.player
         away = distance(threat.position, player.position)
-        ahead = player.target == threat.position
-        if ahead:
+        if player.target == threat.position:
             return "do"
         if away == 1:
             return MOVES[difference(player.position, threat.position)]
-        between = distance(player.target, threat.position) < away
-        free = player.target not in walk.occupants
-        if between and free and player.health <= WEAK + 1 and player.inventory["stone"]:
-            solid = material_at(state, player.target) not in WALKABLE
-            return "place_stone" if not solid else _flee(state, threat, self.rng)
-        if player.health <= WEAK + (threat.kind == "skeleton"):
-            return _flee(state, threat, self.rng)
-        return "noop" if threat.kind == "zombie" and between and free else walk.toward(threat.kind)
+        ahead = player.target
+        between = distance(ahead, threat.position) < away
+        free = material_at(state, ahead) in WALKABLE and ahead not in walk.occupants
+        if self.hiding or state.daylight < NIGHT:
+            if between and free and player.inventory["stone"]:
+                return "place_stone"
+            return self._hide(walk) or (_flee(state, threat, self.rng) if skeleton else "noop")
+        return "noop" if zombie and between and free else walk.toward(threat.kind)
 
     def fears(self, state: WorldState, thing: str, steps: int, place: Position) -> bool:
         """Return whether to keep away from a place: lava, or where arrows fly."""

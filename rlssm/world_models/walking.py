@@ -101,8 +101,8 @@ class Walk:
     @cached_property
     def nearest(self) -> dict[str, tuple[int, Position]]:
         """The nearest of each thing: steps until it is in front, and its tile."""
-        return {thing: where[:2] for (thing, near), where in sorted(
-            self.by_station.items(), key=lambda found: -found[1][0])}
+        farthest_first = sorted(self.by_station.items(), key=lambda found: -found[1][0])
+        return {thing: where for (thing, _), where in farthest_first}
 
     @cached_property
     def by_station(self) -> dict[tuple[str, str], tuple[int, Position]]:

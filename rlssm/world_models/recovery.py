@@ -21,8 +21,6 @@ def recovered(model: Model, known: Sequence[Law], record: Record) -> list[tuple[
     than all known laws fitted to the record, on average, and better than persistence alone. A law
     may be found in other words, or split into several.
     """
-    from rlssm.world_models.fitting import fit
-
     truth = fit(record, known).model
     best, ours = _log_probs(truth, record), _log_probs(model, record)
     spoken: dict[int, list[tuple[int, Key]]] = {}

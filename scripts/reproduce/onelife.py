@@ -27,7 +27,7 @@ from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.explorer import live
 from rlssm.world_models.fitting import fit
-from rlssm.world_models.law_json import load_model, save_model
+from rlssm.world_models.law_json import save_model
 from rlssm.world_models.likelihood import Model
 from rlssm.world_models.oracle_laws import oracle_laws
 from rlssm.world_models.ranking import METRICS, Row, evaluate, overall, wins

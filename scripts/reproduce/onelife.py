@@ -127,7 +127,7 @@ def judged(field: Sequence[Contender], trials: int) -> dict[str, Any]:
         rows = {c.name: evaluate(c, chosen("all"), trials, 0, names) for c in field}
         for name, each in rows.items():
             for which, part in subsets(each).items():
-                figures = {m: overall(part, m)._asdict() for m in METRICS}
+                figures: dict[str, Any] = {m: overall(part, m)._asdict() for m in METRICS}
                 poe = subsets(rows["PoE-World"])[which]
                 figures["scenarios won against PoE-World"] = wins(part, poe)
                 found[name][f"{many} {which}"] = figures

@@ -3,8 +3,8 @@
 A life is at most 2,000 steps without reward or language model; laws are synthesised from it alone
 and evaluated in all 38 scenarios by ten trials, in the default reading and, refitted to the same
 life by the published schedule, in the published one, against PoE-World on the same laws with
-weights fitted to what it sees. What a life came to is kept in its folder, so that a stopped run
-goes on where it stopped.
+weights fitted to what it sees. Laws and figures are kept in the folder as they come, so that a
+stopped run goes on where it stopped, and lives can be run side by side before they are summarised.
 
     python scripts/reproduce/onelife.py --lives 0 1 2 3 4 --out results/onelife
 """
@@ -27,7 +27,7 @@ from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.explorer import live
 from rlssm.world_models.fitting import fit
-from rlssm.world_models.law_json import save_model
+from rlssm.world_models.law_json import load_model, save_model
 from rlssm.world_models.likelihood import Model
 from rlssm.world_models.oracle_laws import oracle_laws
 from rlssm.world_models.ranking import METRICS, Row, evaluate, overall, wins
@@ -36,6 +36,7 @@ from rlssm.world_models.recovery import recovered
 from rlssm.world_models.scenarios import chosen
 from rlssm.world_models.synthesis import synthesise
 
+CONTENDERS = 7
 SETS = {"failure": ("failure", "only"), "success": ("success", "only")}
 MUTATORS = {"seven": mutators.PUBLISHED, "eight": tuple(mutators.MUTATORS)}
 
@@ -50,11 +51,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     lives = []
     for seed in args.lives:
-        path = args.out / f"life-{seed}.json"
-        if not path.exists():
-            found = one_life(seed, args.steps, args.trials, args.out / f"laws-{seed}.json")
-            path.write_text(json.dumps(found, indent=1) + "\n")
-        lives.append(json.loads(path.read_text()))
+        lives.append(one_life(seed, args.steps, args.trials, args.out))
         print(line(lives[-1]), flush=True)
     summary = summarise(lives)
     (args.out / "learned.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -64,19 +61,39 @@ def main() -> None:
             print(f"{name:20} {which:8} {shown}")
 
 
-def one_life(seed: int, steps: int, trials: int, path: Path) -> dict[str, Any]:
-    """Return all figures of one life; its laws are written to `path`."""
+def one_life(seed: int, steps: int, trials: int, folder: Path) -> dict[str, Any]:
+    """Return all figures of one life; what is in the folder already is not made again."""
+    path, laws = folder / f"life-{seed}.json", folder / f"laws-{seed}.json"
+
+    def save(found: dict[str, Any]) -> None:
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+    if not path.exists():
+        save(learn(seed, steps, laws))
+    found = json.loads(path.read_text())
+    if len(found["contenders"]) < CONTENDERS or any(
+        f"{many} full" not in figures
+        for figures in found["contenders"].values()
+        for many in MUTATORS
+    ):
+        life = list(live(seed, steps))
+        compete(found["contenders"], field(load_model(laws, CrafterView()), life), trials)
+        save(found)
+    return found
+
+
+def learn(seed: int, steps: int, path: Path) -> dict[str, Any]:
+    """Live a life and learn from it; write the laws to `path` and return what it took."""
     clock = Clock()
     life = list(live(seed, steps))
-    record = Record(CrafterView(), life)
     lived = clock()
+    record = Record(CrafterView(), life)
     model = synthesise(record, lambda text: print(f"  life {seed}: {text}", flush=True)).model
     learned = clock()
     fit(record, model.laws)
     refitted = clock()
     save_model(model, path)
     after = life[-1][2].player
-    whole = {law.name: share for law, share in recovered(model, oracle_laws(), record)}
     return {
         "seed": seed,
         "steps": len(life),
@@ -84,8 +101,10 @@ def one_life(seed: int, steps: int, trials: int, path: Path) -> dict[str, Any]:
         "laws": len(model.laws),
         "load": os.getloadavg()[0],
         "seconds": {"living": lived, "learning": learned, "one fit": refitted},
-        "oracle laws recovered": whole,
-        "contenders": judged(field(model, life), trials),
+        "oracle laws recovered": {
+            law.name: has for law, has in recovered(model, oracle_laws(), record)
+        },
+        "contenders": {},
     }
 
 
@@ -120,22 +139,21 @@ def field(model: Model, life: Sequence[Any]) -> list[Contender]:
     ]
 
 
-def judged(field: Sequence[Contender], trials: int) -> dict[str, Any]:
-    """Return the figures of every contender, by mutators and set of scenarios, and who won."""
-    found: dict[str, Any] = {contender.name: {} for contender in field}
+def compete(found: dict[str, Any], field: Sequence[Contender], trials: int) -> None:
+    """Add the figures of every contender, by mutators and set of scenarios, and who won."""
     for many, names in MUTATORS.items():
-        rows = {c.name: evaluate(c, chosen("all"), trials, 0, names) for c in field}
+        rows = {c.name: evaluate(c, chosen("all"), trials, 0, names, True) for c in field}
         for name, each in rows.items():
+            mine = found.setdefault(name, {})
             for which, part in subsets(each).items():
                 figures: dict[str, Any] = {m: overall(part, m)._asdict() for m in METRICS}
                 poe = subsets(rows["PoE-World"])[which]
                 figures["scenarios won against PoE-World"] = wins(part, poe)
-                found[name][f"{many} {which}"] = figures
+                mine[f"{many} {which}"] = figures
             if many == "seven":
-                found[name]["scenarios"] = {
+                mine["scenarios"] = {
                     row.scenario.id: {m: row.metric(m).mean for m in METRICS} for row in each
                 }
-    return found
 
 
 def subsets(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -1,4 +1,4 @@
-"""Commands on world models: `rlssm world evaluate`, `plan`, `show`."""
+"""Commands on world models: `rlssm world explore`, `learn`, `evaluate`, `plan`, `show`."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import tyro
 
 from rlssm.cli.parse import parse, say, wants_help
 from rlssm.cli.report import use_compilation_cache
-from rlssm.errors import require, unknown_name
+from rlssm.errors import UserError, require, unknown_name
 
 if TYPE_CHECKING:
     from rlssm.world_models.likelihood import Model
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: rlssm world COMMAND ...
 
+  explore LIFE       live one life in Crafter, led by curiosity, and write it to a file
+  learn LIFE MODEL   find laws that explain a life, fit them, and write them to a file
   evaluate MODEL     rank true states against distractors in the 23 scenarios, and count the edits
                      from predicted to true states, beside chance, baselines and the true world
   plan MODEL         compare plans by rollouts in a model and in the true world
@@ -34,6 +36,8 @@ ModelName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")]
 def world(words: list[str]) -> None:
     """`rlssm world COMMAND ...`."""
     known: dict[str, Callable[[list[str]], None]] = {
+        "explore": explore,
+        "learn": learn,
         "evaluate": evaluate,
         "plan": plan,
         "show": show,
@@ -57,6 +61,99 @@ def _load(name: str, reference: bool) -> "Model":
     root = read_json(name)
     written = isinstance(root.value, dict) and root.value.get("reference") is True
     return replace(model_from_json(root, CrafterView(written)), world=CrafterView(reference))
+
+
+# --- Explore and learn ------------------------------------------------------------------------
+
+NewFile = Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Explore:
+    life: Annotated[NewFile, tyro.conf.arg(metavar="LIFE")]
+    """JSON file to write the life to."""
+    steps: int = 2000
+    """Steps at most; a life may end before."""
+    seed: int = 0
+    """Seed of the world and of the explorer."""
+    instincts: bool = True
+    """Whether to look after food, drink, sleep and danger."""
+    quiet: bool = False
+    """Whether to leave out the progress bar."""
+
+
+def explore(words: list[str]) -> None:
+    """`rlssm world explore LIFE`."""
+    args = parse(
+        Explore,
+        words,
+        command="rlssm world explore",
+        description="Live one life in Crafter without reward or goal, and write it to a file.",
+    )
+    from tqdm import tqdm
+
+    from rlssm.world_models.explorer import live
+    from rlssm.world_models.life_json import save_life
+
+    require(args.steps > 0, "steps", args.steps, "positive")
+    _check_folder("life", args.life)
+    steps = live(args.seed, args.steps, args.instincts)
+    life = list(tqdm(steps, total=args.steps, desc="life", disable=args.quiet, leave=False))
+    save_life(life, args.life)
+    player = life[-1][2].player
+    done = ", ".join(name for name, count in player.achievements.items() if count)
+    end = "died" if player.health <= 0 else "still alive"
+    say(f"{len(life)} steps, {end}; achieved: {done or 'nothing'}")
+    say(f"wrote {args.life}")
+
+
+@dataclass(frozen=True)
+class Learn:
+    life: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LIFE")]
+    """File of a life, as `explore` writes it."""
+    model: Annotated[NewFile, tyro.conf.arg(metavar="MODEL")]
+    """JSON file to write the laws to."""
+    proposer_url: str | None = None
+    """OpenAI-compatible endpoint of a language model that proposes laws too, up to its version."""
+    proposer_model: str | None = None
+    """Name of the model there."""
+    quiet: bool = False
+    """Whether to leave out what is being done."""
+
+
+def learn(words: list[str]) -> None:
+    """`rlssm world learn LIFE MODEL`."""
+    args = parse(
+        Learn,
+        words,
+        command="rlssm world learn",
+        description="Find laws that explain a life, fit their weights, and write them to a file.",
+    )
+    from rlssm.world_models.crafter_view import CrafterView
+    from rlssm.world_models.fitting import log_probs
+    from rlssm.world_models.law_json import save_model
+    from rlssm.world_models.life_json import load_life
+    from rlssm.world_models.proposer import LanguageModel
+    from rlssm.world_models.record import Record
+    from rlssm.world_models.synthesis import synthesise
+
+    _check_folder("model", args.model)
+    url, name = args.proposer_url, args.proposer_model
+    if (url is None) != (name is None):
+        raise UserError("proposer-url and proposer-model must be given together")
+    record = Record(CrafterView(), load_life(args.life))
+    proposer = LanguageModel(url, name) if url is not None and name is not None else None
+    fitted = synthesise(record, (lambda text: None) if args.quiet else say, proposer)
+    save_model(fitted.model, args.model)
+    each = float(log_probs(fitted.model, record).mean())
+    say(f"{len(fitted.model.laws)} laws from {len(record)} steps, {each:.2f} nats a step")
+    say(f"wrote {args.model}")
+
+
+def _check_folder(name: str, path: Path) -> None:
+    """Refuse a file that could not be written, before the work is done."""
+    require(path.parent.is_dir(), name, str(path), "a file in a folder that exists")
+    require(not path.is_dir(), name, str(path), "a file, not a folder")
 
 
 # --- Evaluate ---------------------------------------------------------------------------------

@@ -59,17 +59,18 @@ def poe_world(model: Model) -> Contender:
 
     def draw(state: WorldState, action: str, rng: np.random.Generator) -> WorldState:
         scene = model.world.scene(state, action)
-        drawn = {k: d.sample(rng) for k, d in predict(model, scene).items() if _seen_by_poe(k)}
+        drawn = {k: d.sample(rng) for k, d in predict(model, scene).items() if seen_by_poe(k)}
         return model.world.apply(scene, drawn)
 
     def scores(state: WorldState, action: str, afters: Sequence[WorldState]) -> list[float]:
         each = score_each(model, state, action, afters)
-        return [sum(p for k, p in s.explained.items() if _seen_by_poe(k)) for s in each]
+        return [sum(p for k, p in s.explained.items() if seen_by_poe(k)) for s in each]
 
     return Contender("PoE-World", draw, scores)
 
 
-def _seen_by_poe(key: Key) -> bool:
+def seen_by_poe(key: Key) -> bool:
+    """Return whether PoE-World, as published beside OneLife, observes a key."""
     return not key.attribute.startswith("inventory.") and key.attribute != "cooldown"
 
 

@@ -1,10 +1,11 @@
-"""One life in Crafter, led by curiosity: no reward, no goal, only what was tried least.
+"""One life in Crafter, led by curiosity: no reward, no goal, only what is not known yet.
 
-What has been tried is counted by situations: an action with what lies in front (for making: with
-what is near), and the same together with how much of one item is held. The explorer walks to where
-an action is newest, the nearer the better, and tries it, rather what has had some effect before;
-now and then it does anything at all. With instincts it also eats, drinks and sleeps when in need,
-fights or flees what is close, and spends the night between stones.
+What came of an action is remembered by situation: the action, what stood in front (for making: what
+was near), and what was held. Holding more never hurts, it is assumed, so that an action that failed
+is worth another try where more of something is held than at each failure; one that worked is worth
+a few repetitions, and whatever yields things to hold is worth doing until some are held. The
+explorer goes where the most attractive try is, the nearer the better; now and then it does anything
+at all. With instincts it also looks after food, drink, sleep and danger.
 
 Source: One Life to Learn (arXiv 2510.12088), the setting: one episode of at most 2,000 steps
 without reward. There a language model acts; this explorer is ours.
@@ -13,44 +14,99 @@ without reward. There a language model acts; this explorer is ours.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from rlssm.errors import require
 from rlssm.world_models.crafter import initial_state, is_over, transition
+from rlssm.world_models.instincts import Instincts
 from rlssm.world_models.record import Transition
 from rlssm.world_models.schema import (
     ACTIONS,
     DIRECTIONS,
     ITEMS,
-    MAX_ITEM,
     VITALS,
-    WALKABLE,
-    Entity,
     Player,
     Position,
     WorldState,
-    distance,
     material_at,
     nearby_materials,
     shift,
 )
-from rlssm.world_models.walking import MOVES, Walk, difference, in_front
+from rlssm.world_models.walking import STATIONS, Walk, in_front
 
 LIFE = 2_000  # steps, at most
-RANDOM_ACTION = 0.08
-REACH = 12.0  # steps of walking that make a try half as attractive as it would be at hand
-FADING = 0.4  # how fast what is tried becomes old: as its count to minus this power
-FUTILE = 0.05  # how attractive an action is that never had an effect, beside one that always has
-NEED = 4  # a vital below or at this much calls for action
-FLEE_BELOW = 3
-NIGHT = 0.65  # daylight
-LEVELS = (1, 2, 4)  # how much of an item makes a difference
+RANDOM_ACTION = 0.05
+REACH = 15.0  # steps of walking that make a try half as attractive as it would be at hand
+LEVELS = (1, 3, 5)  # how much of an item makes a difference
+STORE = 6  # how many of a thing are worth having
+
+# How attractive a try is.
+NEW = 1.0  # of what may work and never did
+REPEAT = 0.9  # of what worked once; after n times, a power of n less
+REPEAT_POWER = 0.7
+HOARD = 1.5  # of what yields a thing of which nothing is held yet
+FAIL = 0.3  # of what works, where it should not
+RESOLVE = 3.0  # of where one is going already
+FUTILE = 0.08  # of what failed with as much in hand
+ALSO = 0.3  # share of what else is worth trying in the same place
+DOUBTFUL = 0.2  # of what is new here and failed elsewhere with as much in hand
 
 TRIES = tuple(action for action in ACTIONS if not action.startswith("move"))
-NO_SLEEP = tuple(action for action in TRIES if action != "sleep")
-AWAKE = tuple(action for action in ACTIONS if action != "sleep")
-FIERCE = ("zombie", "skeleton")
+HELD = tuple(item for item in ITEMS if item not in VITALS)
+Situation: TypeAlias = tuple[str, str]  # an action, and what it is tried on or near
+Bag: TypeAlias = tuple[int, ...]  # the level of each item held
+
+
+@dataclass
+class Experience:
+    """What came of an action in a situation.
+
+    Attributes:
+      tries, hits: how often it was tried, and had an effect.
+      failed: what was held when it had none, as far as no other failure held as much.
+      enough: of each item, the least that was held when it had an effect.
+      gained: what is held more of after it, by how much in all.
+    """
+
+    tries: int = 0
+    hits: int = 0
+    failed: list[Bag] = field(default_factory=list)
+    enough: Bag | None = None
+    gained: Counter[str] = field(default_factory=Counter)
+
+    def note(self, bag: Bag, effect: bool) -> None:
+        """Remember a try, by what was held."""
+        self.tries += 1
+        self.hits += effect
+        if effect:
+            self.enough = bag if self.enough is None else tuple(map(min, bag, self.enough))
+        elif not any(_covers(other, bag) for other in self.failed):
+            self.failed = [other for other in self.failed if not _covers(bag, other)] + [bag]
+
+    def promises(self, bag: Bag) -> bool:
+        """Return whether nothing speaks against an effect with so much in hand."""
+        if self.enough is not None:
+            return _covers(bag, self.enough)
+        return not any(_covers(other, bag) for other in self.failed)
+
+    def attraction(self, bag: Bag, player: Player) -> float:
+        """Return how attractive another try is."""
+        if self.enough is None:
+            return (NEW if self.promises(bag) else FUTILE) / (1 + 0.5 * self.tries) ** 0.7
+        if not self.promises(bag):
+            return FAIL / (1 + self.tries - self.hits)
+        lack = [1 - player.inventory[item] / _store(item) for item in self.gained if item in HELD]
+        chance = self.hits / self.tries
+        wanted = HOARD * max([0.0, *lack])
+        return max(REPEAT / self.hits**REPEAT_POWER, wanted) * chance
+
+
+class _Try(NamedTuple):
+    before: WorldState
+    situation: Situation
+    bag: Bag
 
 
 def live(
@@ -82,190 +138,122 @@ def live(
         state = after
 
 
-@dataclass
 class Explorer:
     """What has been tried so far, and the way to the next try.
 
-    Attributes:
+    Args:
       rng: where chance comes from.
       instincts: as in `live`.
-      tried: how often each situation occurred.
-      moved: how often each situation was followed by a change of what is held or of what is near.
-      burrow: the tile in front of a shelter being dug, and the direction it leads in.
     """
 
-    rng: np.random.Generator
-    instincts: bool = True
-    tried: Counter[tuple] = field(default_factory=Counter)
-    moved: Counter[tuple] = field(default_factory=Counter)
-    burrow: tuple[Position, Position] | None = None
-    _last: tuple[WorldState, list[tuple]] | None = None
+    def __init__(self, rng: np.random.Generator, instincts: bool = True) -> None:
+        self.rng = rng
+        self.instincts = Instincts(rng) if instincts else None
+        self.known: dict[Situation, Experience] = {}
+        self.anywhere: dict[str, Experience] = {}
+        self._last: _Try | None = None
+        self._goal: Position | None = None
 
     def act(self, state: WorldState) -> str:
         """Return the next action, having looked at what the one before did."""
         if self._last is not None:
-            before, known = self._last
-            self.moved.update(known if _effect(before, state) else ())
+            self._learn(self._last, state)
         action = self._choose(state)
-        known = situations(state, action, in_front(state, state.player.target))
-        known.append((action,))
-        self.tried.update(known)
-        self._last = state, known
+        near = nearby_materials(state, state.player.position)
+        stations = " ".join(name for name in STATIONS if name in near)
+        tried = situation(action, in_front(state, state.player.target), stations)
+        self._last = _Try(state, tried, bag_of(state.player))
         return action
+
+    def _learn(self, last: _Try, after: WorldState) -> None:
+        effect = _effect(last.before, after)
+        experience = self.known.setdefault(last.situation, Experience())
+        experience.note(last.bag, effect)
+        self.anywhere.setdefault(last.situation[0], Experience()).note(last.bag, effect)
+        old, new = last.before.player.inventory, after.player.inventory
+        for item in ITEMS:
+            if new[item] > old[item]:
+                experience.gained[item] += new[item] - old[item]
 
     def _choose(self, state: WorldState) -> str:
         if state.player.sleeping:
             return "noop"
         walk = Walk(state)
-        action = self._instinct(state, walk) if self.instincts else None
+        action = self.instincts.act(state, walk) if self.instincts else None
+        may_sleep = self.instincts is None or self.instincts.may_sleep(state, walk)
         if action is None and self.rng.random() < RANDOM_ACTION:
-            action = str(self.rng.choice(ACTIONS if self._may_sleep(state, walk) else AWAKE))
+            action = str(self.rng.choice([a for a in ACTIONS if may_sleep or a != "sleep"]))
         if action is None:
-            action = self._curious(state, walk)
+            action = self._curious(state, walk, may_sleep)
         into = shift(state.player.position, DIRECTIONS.get(action.removeprefix("move_"), (0, 0)))
-        deadly = self.instincts and material_at(state, into) == "lava"
+        deadly = self.instincts is not None and material_at(state, into) == "lava"
         return "noop" if deadly else action
 
-    # --- Curiosity ----------------------------------------------------------------------------
-
-    def _curious(self, state: WorldState, walk: Walk) -> str:
-        places = walk.nearest
-        best, move = -1.0, "noop"
-        tries = TRIES if self._may_sleep(state, walk) else NO_SLEEP
-        for thing, (steps, place) in places.items():
-            if thing == "lava" and self.instincts and steps > 0:
+    def _curious(self, state: WorldState, walk: Walk, may_sleep: bool) -> str:
+        bag = bag_of(state.player)
+        tries = [action for action in TRIES if may_sleep or action != "sleep"]
+        best, chosen = -1.0, ("noop", state.player.target)
+        for (thing, near), (steps, place) in walk.by_station.items():
+            if self.instincts is not None and self.instincts.fears(state, thing, steps, place):
                 continue
-            nearness = 1 / (1 + steps / REACH)
-            for action in tries:
-                value = nearness * self._novelty(state, action, thing)
-                value *= 1 + 0.05 * self.rng.random()
-                if value > best:
-                    best = value
-                    move = action if steps == 0 else walk.first_step(place)
-        return move
+            values = [self._attraction(situation(a, thing, near), bag, state) for a in tries]
+            value = max(values) + ALSO * sum(v for v in values if v > FAIL)
+            value *= (1 + 0.05 * self.rng.random()) / (1 + steps / REACH)
+            if place == self._goal:
+                value *= RESOLVE
+            if value > best:
+                best, chosen = value, (tries[int(np.argmax(values))], place)
+        action, self._goal = chosen
+        return action if self._goal == state.player.target else walk.first_step(self._goal)
 
-    def _novelty(self, state: WorldState, action: str, thing: str) -> float:
-        first, *more = situations(state, action, thing)
-        value = (1 + self.tried[first]) ** -FADING
-        value += sum((1 + self.tried[known]) ** -FADING for known in more) / len(more)
-        often = (self.moved[action,] + 1) / (self.tried[action,] + 1)
-        effect = (self.moved[first] + often) / (self.tried[first] + 1)
-        # With more in hand, what failed may work.
-        hopes = [(self.moved[known] + 0.5) / (self.tried[known] + 1) for known in more]
-        effect = max(effect, *hopes)
-        return value * (FUTILE + (1 - FUTILE) * effect)
-
-    def _may_sleep(self, state: WorldState, walk: Walk) -> bool:
-        close = (e for e in state.objects if e.kind in FIERCE)
-        safe = all(distance(e.position, state.player.position) > 8 for e in close)
-        spent = state.player.inventory["energy"] == 0
-        return not self.instincts or walk.enclosed or (safe and spent)
-
-    # --- Instincts ----------------------------------------------------------------------------
-
-    def _instinct(self, state: WorldState, walk: Walk) -> str | None:
-        player = state.player
-        vitals = player.inventory
-        weak = player.health <= FLEE_BELOW + 2
-        tired = vitals["energy"] <= NEED or state.daylight < NIGHT or weak
-        wanting = min(vitals["food"], vitals["drink"])
-        if walk.enclosed and tired and wanting > (1 if state.daylight < NIGHT else 2):
-            self.burrow = None
-            return "sleep" if vitals["energy"] < MAX_ITEM else "noop"
-        threat = _nearest(state, "zombie", 2) or _nearest(state, "skeleton", 4)
-        if threat is not None and not walk.enclosed:
-            self.burrow = None
-            return self._face_danger(state, threat, walk)
-        if wanting <= NEED - 1:
-            first, second = ("water", "cow") if vitals["drink"] == wanting else ("cow", "water")
-            return walk.toward(first) or (walk.toward(second) if wanting > 0 else None)
-        if tired and vitals["wood_pickaxe"]:
-            shelter = self._shelter(walk)
-            if shelter is not None:
-                return shelter
-        if vitals["energy"] == 0 and self._may_sleep(state, walk):
-            return "sleep"
-        return None
-
-    def _shelter(self, walk: Walk) -> str | None:
-        """Dig two tiles into stone, go in, come back one, and close the way out with a stone."""
-        if self.burrow is None:
-            self.burrow = walk.burrow()
-        if self.burrow is None:
-            return None
-        state, (mouth, inward) = walk.state, self.burrow
-        here, first = state.player.position, shift(mouth, inward)
-        second = shift(first, inward)
-        ahead = {mouth: first, first: second}.get(here)
-        if here == first and state.player.target == mouth:
-            self.burrow = None
-            return "place_stone"
-        if here == second:
-            return MOVES[difference(second, first)]
-        if ahead is None:
-            return walk.first_step(mouth) if mouth in walk.steps else self._give_up()
-        dig = material_at(state, ahead) == "stone" and state.player.target == ahead
-        return "do" if dig else MOVES[inward]
-
-    def _give_up(self) -> None:
-        self.burrow = None
-
-    def _face_danger(self, state: WorldState, threat: Entity, walk: Walk) -> str | None:
-        player = state.player
-        away = distance(threat.position, player.position)
-        if player.health <= FLEE_BELOW + 1 and away > 1:
-            return _flee(state, threat, self.rng)
-        if player.target == threat.position:
-            return "do"
-        if away == 1:
-            return MOVES[difference(player.position, threat.position)]
-        return walk.toward(threat.kind)
+    def _attraction(self, situation: Situation, bag: Bag, state: WorldState) -> float:
+        action = situation[0]
+        elsewhere = self.anywhere.get(action)
+        if elsewhere is None:
+            return NEW
+        here = self.known.get(situation, Experience())
+        doubt = 1.0 if here.hits or elsewhere.promises(bag) or action == "do" else DOUBTFUL
+        if action.startswith("make"):  # a station may help where nothing else did
+            doubt = 1.0 if situation[1] else DOUBTFUL
+        return doubt * here.attraction(bag, state.player)
 
 
-def situations(state: WorldState, action: str, thing: str) -> list[tuple]:
-    """Return what is counted when an action is tried on a thing: by itself, and by each item."""
-    player = state.player
-    what = thing
+def situation(action: str, thing: str, near: str) -> Situation:
+    """Return what is remembered of an action tried on a thing, with stations near."""
     if action.startswith("make"):
-        around = nearby_materials(state, player.position)
-        what = " ".join(name for name in ("table", "furnace") if name in around)
-        if thing in ("table", "furnace"):
-            what = what or thing
-    elif action in ("noop", "sleep"):
-        what = ""
-    held = [(item, level(player, item)) for item in ITEMS if item not in VITALS]
-    if action == "sleep":
-        held = [("energy", player.inventory["energy"])]
-    return [(action, what), *((action, what, item, amount) for item, amount in held)]
+        return action, near
+    if action in ("noop", "sleep"):
+        return action, ""
+    if action.removeprefix("place_") in STATIONS and near:
+        return action, f"{thing} near {near}"
+    return action, thing
+
+
+def bag_of(player: Player) -> Bag:
+    """Return the level of each item held: how many of `LEVELS` are reached; of a tool, of one."""
+    held = player.inventory
+    return tuple(
+        sum(held[item] >= least for least in LEVELS[: 1 if "_" in item else None]) for item in HELD
+    )
+
+
+def _covers(bag: Bag, other: Bag) -> bool:
+    return all(a >= b for a, b in zip(bag, other, strict=True))
+
+
+def _store(item: str) -> int:
+    return 1 if "_" in item else STORE
 
 
 def _effect(before: WorldState, after: WorldState) -> bool:
-    """Return whether what is held grew or shrank, but for needs, or a tile changed."""
+    """Return whether what is held changed, but for needs, or what is in front."""
     old, new = before.player.inventory, after.player.inventory
-    held = any(new[item] != old[item] for item in ITEMS if item not in VITALS)
-    fed = any(new[item] > old[item] for item in VITALS)
-    return held or fed or bool((before.materials != after.materials).any())
+    held = any(new[item] != old[item] for item in HELD)
+    fed = any(new[item] > old[item] for item in ("food", "drink"))
+    place = before.player.target
+    tile = material_at(before, place) != material_at(after, place)
+    return held or fed or tile or _health_at(after, place) < _health_at(before, place)
 
 
-def level(player: Player, item: str) -> int:
-    """Return how many of `LEVELS` are reached; of a tool, whether there is one."""
-    return sum(player.inventory[item] >= least for least in LEVELS[: 1 if "_" in item else None])
-
-
-def _nearest(state: WorldState, kind: str, within: int) -> Entity | None:
-    close = [
-        entity
-        for entity in state.objects
-        if entity.kind == kind and distance(entity.position, state.player.position) <= within
-    ]
-    return min(close, key=lambda e: distance(e.position, state.player.position), default=None)
-
-
-def _flee(state: WorldState, threat: Entity, rng: np.random.Generator) -> str:
-    occupied = {entity.position for entity in state.objects}
-    ways = []
-    for direction, action in MOVES.items():
-        there = shift(state.player.position, direction)
-        if there not in occupied and material_at(state, there) in WALKABLE:
-            ways.append((distance(there, threat.position) + rng.random(), action))
-    return max(ways)[1] if ways else "do"
+def _health_at(state: WorldState, place: tuple[int, int]) -> int:
+    return next((e.health for e in state.objects if e.position == place), 0)

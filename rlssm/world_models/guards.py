@@ -77,7 +77,7 @@ def _beam(judge: "Judge", answers: np.ndarray, everywhere: np.ndarray) -> Guard:
         grown: dict[bytes, Guard] = {}
         for guard in beam:
             gains = judge.gains(answers, guard.mask, depth)
-            for question in np.argsort(-gains)[: 3 * BEAM].tolist():
+            for question in np.argsort(-gains, kind="stable")[: 3 * BEAM].tolist():
                 if math.isfinite(gains[question]) and judge.allowed(guard.asked, question):
                     narrower = guard.mask & answers[question]
                     entry = Guard(float(gains[question]), (*guard.asked, question), narrower)

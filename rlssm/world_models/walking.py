@@ -10,13 +10,18 @@ from rlssm.world_models.schema import (
     MATERIAL_INDEX,
     MATERIALS,
     WALKABLE,
+    Entity,
+    Plant,
     Position,
     WorldState,
     material_at,
     shift,
 )
 
-SIGHT = 40  # steps of walking that are thought ahead
+SIGHT = 60  # steps of walking that are thought ahead
+ROOM = 4  # tiles of a shelter
+STATIONS = ("table", "furnace")
+NEAR = ("", "table", "furnace", "table furnace")  # what is near, in the order of their bits
 MOVES = {vector: f"move_{name}" for name, vector in DIRECTIONS.items()}
 _WALKABLE = np.zeros(len(MATERIAL_INDEX) + 1, bool)
 _WALKABLE[[MATERIAL_INDEX[name] for name in WALKABLE]] = True
@@ -26,8 +31,13 @@ def in_front(state: WorldState, place: Position) -> str:
     """Return what stands on a tile, or else its material."""
     for entity in state.objects:
         if entity.position == place:
-            return entity.kind
+            return spoken(entity)
     return material_at(state, place) or "none"
+
+
+def spoken(entity: Entity) -> str:
+    """Return what an object looks like: its kind, and of plants whether they are ripe."""
+    return "ripe plant" if isinstance(entity, Plant) and entity.ripe else entity.kind
 
 
 def difference(origin: Position, goal: Position) -> Position:
@@ -44,7 +54,7 @@ class Walk:
     def __init__(self, state: WorldState) -> None:
         self.state = state
         self.start = state.player.position
-        self.occupants = {e.position: e.kind for e in state.objects[1:]}
+        self.occupants = {entity.position: spoken(entity) for entity in state.objects[1:]}
         passable = _WALKABLE.copy()
         passable[MATERIAL_INDEX["stone"]] = state.player.inventory["wood_pickaxe"] > 0
         free = np.zeros((state.size[0] + 2, state.size[1] + 2), bool)
@@ -77,48 +87,50 @@ class Walk:
 
     @cached_property
     def enclosed(self) -> bool:
-        """Whether at most one tile beside the player's can be walked to, and none from there."""
+        """Whether at most four tiles, the player's included, can be walked to."""
         reached, border = {self.start}, [self.start]
-        while border and len(reached) <= 2:
+        while border and len(reached) <= ROOM:
             here = border.pop()
             for direction in DIRECTIONS.values():
                 there = shift(here, direction)
                 if there not in reached and (self.is_open(there) or there in self.occupants):
                     reached.add(there)
                     border.append(there)
-        return len(reached) <= 2
-
-    def burrow(self) -> tuple[Position, Position] | None:
-        """Return the nearest tile before two of stone in line, with closed sides, and the line."""
-        for mouth in self.steps:
-            for inward in DIRECTIONS.values() if self.is_open(mouth) else ():
-                first = shift(mouth, inward)
-                second = shift(first, inward)
-                side = inward[1], inward[0]
-                back = -side[0], -side[1]
-                walls = [shift(second, inward)]
-                walls += [shift(tile, way) for tile in (first, second) for way in (side, back)]
-                stone = all(material_at(self.state, tile) == "stone" for tile in (first, second))
-                if stone and not any(self.is_open(tile) for tile in walls):
-                    return mouth, inward
-        return None
+        return len(reached) <= ROOM
 
     @cached_property
     def nearest(self) -> dict[str, tuple[int, Position]]:
         """The nearest of each thing: steps until it is in front, and its tile."""
-        found: dict[int, tuple[int, Position]] = {}
+        farthest_first = sorted(self.by_station.items(), key=lambda found: -found[1][0])
+        return {thing: where for (thing, _), where in farthest_first}
+
+    @cached_property
+    def by_station(self) -> dict[tuple[str, str], tuple[int, Position]]:
+        """The nearest of each thing and of what is near where one would stand before it."""
+        found: dict[tuple[int, int], tuple[int, Position]] = {}
         materials, stone = self.state.materials, MATERIAL_INDEX["stone"]
+        near = self._stations()
         for place, steps in self.steps.items():
-            material = int(materials[place])
-            if material not in found and steps and (steps > 1 or material == stone):
-                found[material] = steps, place
-        named = {MATERIALS[material]: where for material, where in found.items()}
-        for place, here in self.edges.items():
-            kind = self.occupants.get(place) or material_at(self.state, place) or "none"
-            if kind not in named:
-                named[kind] = self.steps[here] + 1, place
-        front = in_front(self.state, self.state.player.target)
-        return {**named, front: (0, self.state.player.target)}
+            stand = self.before[place]
+            key = int(materials[place]), int(near[stand])
+            if key not in found and steps and (steps > 1 or key[0] == stone):
+                found[key] = steps, place
+        named = {(MATERIALS[material], NEAR[by]): where for (material, by), where in found.items()}
+        for place, stand in self.edges.items():
+            thing = self.occupants.get(place) or material_at(self.state, place) or "none"
+            named.setdefault((thing, NEAR[near[stand]]), (self.steps[stand] + 1, place))
+        ahead = self.state.player.target
+        front = self.occupants.get(ahead) or material_at(self.state, ahead) or "none"
+        return {**named, (front, NEAR[near[self.start]]): (0, ahead)}
+
+    def _stations(self) -> np.ndarray:
+        """Return for each tile whether a table (1) and a furnace (2) are within one tile."""
+        width, height = self.state.size
+        near = np.zeros(self.state.size, np.int64)
+        for bit, name in enumerate(STATIONS):
+            for x, y in np.argwhere(self.state.materials == MATERIAL_INDEX[name]).tolist():
+                near[max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2] |= 1 << bit
+        return near
 
     def first_step(self, place: Position) -> str:
         """Return the move that leads to `place`, or into it where it is next; stone is dug."""

@@ -58,11 +58,12 @@ def main() -> None:
             f"{found['compile_s']:.1f} s, {found['lost']} births without room",
             flush=True,
         )
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
-        about |= {"cores": os.cpu_count(), "load": load, "copies": args.copies, "steps": args.steps}
-        args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+        if args.out:  # after every line, so that a run cut short leaves what it measured
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            about = {"device": device.device_kind, "platform": device.platform}
+            about |= {"jax": jax.__version__, "cores": os.cpu_count(), "load": load}
+            about |= {"copies": args.copies, "steps": args.steps}
+            args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
 
 
 def measure(

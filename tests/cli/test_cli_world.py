@@ -1,4 +1,4 @@
-"""`rlssm world evaluate`, `plan` and `show`."""
+"""`rlssm world explore`, `learn`, `evaluate`, `plan` and `show`."""
 
 import json
 
@@ -9,7 +9,7 @@ from rlssm.cli import world
 from rlssm.world_models import planning
 from rlssm.world_models.crafter import transition
 from rlssm.world_models.crafter_view import CrafterView
-from rlssm.world_models.law_json import save_model
+from rlssm.world_models.law_json import load_model, save_model
 from rlssm.world_models.likelihood import Model
 from rlssm.world_models.oracle_laws import oracle_laws
 from rlssm.world_models.scenarios import SCENARIOS
@@ -31,7 +31,34 @@ def test_without_a_command_it_says_what_there_is():
     done = rlssm("world")
     assert done.code == 0 and done.out == world.USAGE + "\n" == rlssm("world", "--help").out
     assert mistake("world", "evalute", "oracle") == (
-        "unknown world command 'evalute', perhaps 'evaluate' was meant; known: evaluate, plan, show"
+        "unknown world command 'evalute', perhaps 'evaluate' was meant; known: "
+        "evaluate, explore, learn, plan, show"
+    )
+
+
+def test_a_life_is_lived_and_learned_from(tmp_path):
+    life, model = tmp_path / "life.json", tmp_path / "laws.json"
+    done = rlssm("world", "explore", life, "--steps", 40, "--seed", 3, "--quiet", "True")
+    assert done.code == 0 and "40 steps, still alive" in done.out
+    learned = rlssm("world", "learn", life, model)
+    assert learned.code == 0 and "step_count: 1 laws" in learned.out
+    laws = load_model(model, CrafterView()).laws
+    assert f"{len(laws)} laws from 40 steps" in learned.out
+
+
+def test_mistakes_in_living_and_learning_are_one_sentence(tmp_path):
+    life, nowhere = tmp_path / "life.json", tmp_path / "no" / "laws.json"
+    assert mistake("world", "explore", life, "--steps", 0) == "steps must be positive, got 0"
+    assert mistake("world", "learn", life, nowhere) == (
+        f"model must be a file in a folder that exists, got {str(nowhere)!r}"
+    )
+    life.write_text("{}")
+    assert mistake("world", "learn", life, tmp_path / "laws.json") == (
+        "life.json lacks 'format'; it needs format, version, start, actions"
+    )
+    half = ("--proposer-url", "http://localhost:1/v1")
+    assert mistake("world", "learn", life, tmp_path / "laws.json", *half) == (
+        "proposer-url and proposer-model must be given together"
     )
 
 

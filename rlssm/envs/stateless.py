@@ -7,7 +7,7 @@ reaching the step limit truncates an episode, it does not terminate it.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int
 from rlssm.envs.base import Step
 from rlssm.errors import require
 from rlssm.types import Box, Discrete, Key, Spec
+
+if TYPE_CHECKING:
+    from rlssm.envs.perturbed import Scales
 
 Scalar = Float[Array, ""]
 
@@ -57,6 +60,8 @@ class StatelessCartPole:
     max_steps: int = 200
     noise: float = 0.0
 
+    scalable: ClassVar[tuple[str, ...]] = ("gravity", "mass", "actuator")
+
     def __post_init__(self) -> None:
         require(self.max_steps >= 1, "max_steps", self.max_steps, "at least 1")
         require(0 <= self.noise < math.inf, "noise", self.noise, "finite and at least 0")
@@ -64,6 +69,15 @@ class StatelessCartPole:
     @property
     def spec(self) -> Spec:
         return Spec(obs=Box((2,)), action=Discrete(2), max_episode_steps=self.max_steps)
+
+    def scaled(self, params: CartPoleParams, scales: "Scales") -> CartPoleParams:
+        """Return `params` with gravity, masses and force multiplied."""
+        return params._replace(
+            gravity=params.gravity * scales.gravity,
+            cart_mass=params.cart_mass * scales.mass,
+            pole_mass=params.pole_mass * scales.mass,
+            force=params.force * scales.actuator,
+        )
 
     @property
     def params(self) -> CartPoleParams:

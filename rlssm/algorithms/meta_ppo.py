@@ -39,7 +39,7 @@ MetaPPOState = PPOState
 class MetaPPOConfig(PPOConfig):
     """Hyper-parameters of PPO over trials; docs/meta-ppo.md explains those that PPO has not."""
 
-    name: Literal["meta-ppo"] = "meta-ppo"  # ty: ignore[invalid-assignment]
+    name: Literal["meta-ppo"] = "meta-ppo"  # ty: ignore[incompatible-attribute-override]
     across_episodes: bool = True
     """Whether the value of a step counts the later episodes of its trial."""
 

@@ -136,12 +136,15 @@ def render(words: list[str]) -> None:
     args = parse(Render, words, command="rlssm render", description="Draw an episode as a GIF.")
     import jax
 
+    from rlssm.envs.trials import Suite
     from rlssm.evaluation.evaluate import record
     from rlssm.evaluation.video import drawing_of, save_gif
     from rlssm.io.config import make_directory
     from rlssm.train.run import Run
 
     run = Run(args.run)
+    if isinstance(run.env, Suite):
+        raise UserError(f"{run.path} was trained on a suite of tasks, which has no drawing")
     drawing_of(run.env)
     use_compilation_cache()
     recording = record(

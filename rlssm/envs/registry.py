@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, suites, user
+from rlssm.envs.bandits import MultiArmedBandit
 from rlssm.envs.base import Environment
 from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
 from rlssm.envs.memory_chain import MemoryChain
@@ -34,6 +35,12 @@ MEMORY_TASKS: dict[str, Environment] = {
     "StatelessPendulumEasy": StatelessPendulum(max_steps=200),
     "StatelessPendulumMedium": StatelessPendulum(max_steps=150),
     "StatelessPendulumHard": StatelessPendulum(max_steps=100),
+    "NoisyStatelessPendulumEasy": StatelessPendulum(max_steps=200, noise=0.1),
+    "NoisyStatelessPendulumMedium": StatelessPendulum(max_steps=200, noise=0.2),
+    "NoisyStatelessPendulumHard": StatelessPendulum(max_steps=200, noise=0.3),
+    "MultiArmedBanditEasy": MultiArmedBandit(arms=10, length=200),
+    "MultiArmedBanditMedium": MultiArmedBandit(arms=20, length=400),
+    "MultiArmedBanditHard": MultiArmedBandit(arms=30, length=600),
     "MemoryChain-10": MemoryChain(10),
     "MemoryChain-100": MemoryChain(100),
     "MemoryChain-1000": MemoryChain(1000),

@@ -11,6 +11,7 @@ References were measured by `scripts/benchmark/task_references.py`, which says h
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def _variant(
 
 
 def _scaled(env: Environment, quantity: str, scale: float) -> Environment:
-    return Perturbed(env, DynamicsConfig(**{quantity: scale}))
+    return Perturbed(env, replace(DynamicsConfig(), **{quantity: scale}))
 
 
 SUITES: dict[str, Callable[[], Suite]] = {

@@ -205,8 +205,10 @@ class Trials:
         """Return (next state, step)."""
         keys = self._cut(jax.random.split(key, self.num_envs))
         stepped = [
-            jax.vmap(partial(self._step_one, task))(*group)
-            for task, *group in zip(self.tasks, keys, state, self._cut(action), strict=True)
+            jax.vmap(partial(self._step_one, task))(group_keys, group_state, group_action)
+            for task, group_keys, group_state, group_action in zip(
+                self.tasks, keys, state, self._cut(action), strict=True
+            )
         ]
         joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *(out for _, out in stepped))
         return tuple(state for state, _ in stepped), joined

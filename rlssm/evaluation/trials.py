@@ -158,9 +158,9 @@ def adaptation(
     return Adaptation(suite, train, held_out)
 
 
-def scores(found: Adaptation) -> dict[str, np.ndarray]:
+def scores(found: Adaptation) -> dict[str, Any]:
     """Return the mean scores `[S]`: of all episodes of a trial, of its first, and of its last."""
-    means: dict[str, np.ndarray] = {}
+    means: dict[str, Any] = {}
     for prefix, played in (("", found.train), ("held_out_", found.held_out)):
         if played is None:
             continue

@@ -10,6 +10,7 @@ the better of last and best weights), or, on the mountain cars, of pushing the w
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -58,11 +59,11 @@ def main() -> None:
     found = {}
     tasks = [(name, None, 1.0) for name in suites.CLASSIC]
     for name, quantity, scale in [*tasks, *suites.CLASSIC_HELD_OUT]:
-        dynamics = DynamicsConfig(**({} if quantity is None else {quantity: scale}))
+        dynamics = replace(DynamicsConfig(), **({} if quantity is None else {quantity: scale}))
         label = name if quantity is None else f"{name}, {quantity} {scale:g}"
         config = EnvConfig(name, dynamics=dynamics)
         env = make(config)
-        limit = gymnax_env.make(name).spec.max_episode_steps
+        limit = gymnax_env.make(name).spec.max_episode_steps or 1000
         measured = measure(env, jax.random.key(0), episodes=EPISODES, max_steps=limit)
         good, how = high(config)
         found[label] = {

@@ -13,7 +13,7 @@ episode is worth what it earns in those to come. A trial's end is an end, whethe
 terminated or was cut by its time limit, since memory can count how much of a trial is left.
 
 With `across_episodes` off each episode is worth only itself, as in PPO: its end cuts the return,
-though memory goes on. Measured scores and their commands: docs/meta-ppo.md.
+though memory goes on. What was measured: docs/meta-ppo.md.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def batch_spec(config: MetaPPOConfig) -> Rollout:
     )
 
 
-# Chosen on meta-cartpole (docs/meta-ppo.md, "Presets").
+# Not tuned: nothing was measured yet. "small" is for two CPU cores.
 PRESETS: dict[str, MetaPPOConfig] = {
     "default": MetaPPOConfig(
         num_envs=128,

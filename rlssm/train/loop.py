@@ -23,7 +23,7 @@ from rlssm.envs.statistics import with_means
 from rlssm.io.logging import Logger
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh, replicated, split_envs
-from rlssm.train.program import Chunk, Data, LoopState, PhaseName, collected
+from rlssm.train.program import Chunk, Data, LoopState, PhaseName, collected, unit_of
 from rlssm.train.run import Best, Run
 
 
@@ -90,7 +90,7 @@ def compile_chunks(run: Run, state: LoopState) -> tuple[LoopState, Data, dict[Ph
     The environments of each member, and what is stored of them, are spread over the devices;
     everything else is copied to each of them.
     """
-    mesh = make_mesh(run.config.devices, collected(run.config.agent).num_envs)
+    mesh = make_mesh(run.config.devices, unit_of(run.env, collected(run.config.agent).num_envs))
     shardings = replicated(mesh, state)
     shardings = shardings.replace(
         runner=split_envs(mesh, state.runner), replay=split_envs(mesh, state.replay)

@@ -1,5 +1,6 @@
 """An algorithm, an environment and a dataset made into pure functions for the loop."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -184,6 +185,11 @@ def _with_hyper(agent: Any, hyper: dict[str, Array]) -> Any:
 def vectorized(env: Environment | Suite, num_envs: int) -> VectorEnvironment:
     """Return a batch of an environment, or of the tasks that a suite has to learn from."""
     return env.training(num_envs) if isinstance(env, Suite) else Vectorized(env, num_envs)
+
+
+def unit_of(env: Environment | Suite, num_envs: int) -> int:
+    """Return what devices must divide: the environments, of a suite those of every task."""
+    return math.gcd(*env.training(num_envs).groups) if isinstance(env, Suite) else num_envs
 
 
 def _policy(config: Any, env: Environment | Suite) -> Policy:

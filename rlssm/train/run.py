@@ -43,7 +43,14 @@ from rlssm.train.actor import Actor
 from rlssm.train.adapting import own_suite
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh
-from rlssm.train.program import LoopState, Program, collected, make_program, wish_of
+from rlssm.train.program import (
+    LoopState,
+    Program,
+    collected,
+    make_program,
+    unit_of,
+    wish_of,
+)
 from rlssm.types import Params, Rollout, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
@@ -452,7 +459,7 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
         even = (lengths == wish.length).all()
         require(even, f"the length of episodes in {dataset.info.id}", found,
                 f"rollout_length = {wish.length}")  # fmt: skip
-    make_mesh(config.devices, collected(agent).num_envs)
+    make_mesh(config.devices, unit_of(env, collected(agent).num_envs))
     if isinstance(wish, Windows) and config.online:
         num_envs = wish.collect.num_envs
         carry = program.policy.initial_carry(num_envs) if wish.store_carry else None

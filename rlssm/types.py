@@ -6,11 +6,13 @@ Sequence code is time-major, `[T, B, ...]`.
 
 Two flags, never a bare "done":
 
-- `first[t]`: `obs[t]` starts an episode. The previous action and reward fed beside it are zero.
+- `first[t]`: `obs[t]` starts an episode.
 - `reset[t]`: memory is dropped *before* `obs[t]` is consumed. Only the sequence core applies it.
 
 They are equal except in trials (memory lives across the episodes of one trial) and in windows
-cut from the middle of an episode (a reset without a first step). Both start True.
+cut from the middle of an episode (a reset without a first step). Both start True. Where both hold,
+the previous action and reward fed beside `obs[t]` are zero; at the later episodes of a trial they
+are those that ended the episode before, the only news of its last reward.
 
 `terminated` cuts the bootstrap; `truncated` ends the episode and bootstraps from the true
 `next_obs`. An episode ends where either is True; both at once count as a termination.
@@ -108,7 +110,7 @@ class Transition(NamedTuple):
 
 
 class Previous(NamedTuple):
-    """The action and reward of the step before, zero at the first step of an episode."""
+    """The action and reward of the step before, zero where an episode starts without memory."""
 
     action: Array
     reward: Float[Array, "..."]
@@ -138,10 +140,10 @@ def last(step: Transition) -> Bool[Array, "..."]:
     return step.terminated | step.truncated
 
 
-def clear_at_first(previous: Previous, first: Bool[Array, "..."]) -> Previous:
-    """Return `previous` with zeros where an episode starts."""
+def clear_at_start(previous: Previous, start: Bool[Array, "..."]) -> Previous:
+    """Return `previous` with zeros where an episode starts without memory: first and reset."""
     return jax.tree.map(
-        lambda x: jnp.where(jnp.reshape(first, first.shape + (1,) * (x.ndim - first.ndim)), 0, x),
+        lambda x: jnp.where(jnp.reshape(start, start.shape + (1,) * (x.ndim - start.ndim)), 0, x),
         previous,
     )
 
@@ -154,7 +156,8 @@ def inputs(trajectory: Trajectory) -> Inputs:
         trajectory.previous,
         Previous(step.action, step.reward),
     )
-    return Inputs(step.obs, clear_at_first(shifted, trajectory.first), trajectory.first)
+    start = trajectory.first & trajectory.reset
+    return Inputs(step.obs, clear_at_start(shifted, start), trajectory.first)
 
 
 def unrolled(trajectory: Trajectory) -> tuple[Inputs, Bool[Array, "T1 B"]]:
@@ -206,6 +209,8 @@ class Rollout:
     """A learner's wish for data: a fresh trajectory of its own policy, `[length, num_envs]`.
 
     With `next_value` the policy's `extras["value"]` is also wanted for every true successor. With
+    `trials` it is wanted for what the memory sees next, the first step of the next episode
+    included, and `extras["trial_end"]` says after which steps that memory is dropped. With
     `offline` the learner is handed a `Hybrid`, with as many steps of a dataset beside its own: in
     windows from any step on, or in whole episodes, which must have `length` steps.
     """
@@ -213,6 +218,7 @@ class Rollout:
     length: int
     num_envs: int
     next_value: bool = False
+    trials: bool = False
     offline: Literal["windows", "episodes"] | None = None
 
     @property

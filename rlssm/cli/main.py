@@ -10,6 +10,7 @@ USAGE = """\
 usage: rlssm COMMAND ...
 
   train ALGO --env ID     train an agent; ends with an evaluation and a picture of the curve
+  train meta-ppo --tasks SUITE    train across tasks, over trials of several episodes
   train ALGO --dataset ID     the same from a dataset, alone or together with its environment
   resume RUN              go on with a run that was stopped
   evaluate RUN            play whole episodes with the weights of a checkpoint

@@ -21,8 +21,8 @@ class Evaluate:
     """Which weights: last, best, or the steps of a checkpoint."""
     episodes: int = 128
     """Whole episodes per member, at least 1."""
-    stochastic: bool = False
-    """Whether actions are sampled in place of the most likely ones."""
+    stochastic: bool | None = None
+    """Whether actions are sampled in place of the most likely ones. Default: in trials alone."""
     seed: int = 0
     """Seed of the start states and of the environment's noise."""
     out: Path | None = None
@@ -34,6 +34,7 @@ def evaluate(words: list[str]) -> None:
     args = parse(
         Evaluate, words, command="rlssm evaluate", description="Play whole episodes, no learning."
     )
+    from rlssm.evaluation.trials import Adaptation, by_episode
     from rlssm.io.config import save_json
     from rlssm.train.run import Run
 
@@ -42,17 +43,22 @@ def evaluate(words: list[str]) -> None:
     played = run.evaluate(
         which_checkpoint(args.checkpoint),
         episodes=args.episodes,
-        greedy=not args.stochastic,
+        greedy=None if args.stochastic is None else not args.stochastic,
         seed=args.seed,
     )
     means = {name: values.tolist() for name, values in run.scores(played).items()}
+    trials = isinstance(played, Adaptation)
+    sampled = trials if args.stochastic is None else args.stochastic
     say(
-        f"{run.config.env.id}, {args.episodes} episodes per member, "
-        f"{'sampled' if args.stochastic else 'greedy'} actions"
+        f"{run.config.env.id}, {args.episodes} {'trials' if trials else 'episodes'} per member, "
+        f"{'sampled' if sampled else 'greedy'} actions"
     )
     say("\n".join(describe_scores(run.config, {args.checkpoint: means})))
     if args.out is not None:
-        episodes = {name: values.tolist() for name, values in played._asdict().items()}
+        if isinstance(played, Adaptation):
+            episodes = by_episode(played)
+        else:
+            episodes = {name: values.tolist() for name, values in played._asdict().items()}
         save_json(args.out, {"checkpoint": args.checkpoint, "seed": args.seed, **episodes})
 
 
@@ -61,8 +67,9 @@ class Plot:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories; several are drawn over each other."""
     metric: str | None = None
-    """Which metric of metrics.jsonl, or of evaluations.jsonl (eval/...). Default: eval/return with
-    a dataset or a simulator, else episode/return."""
+    """Which metric of metrics.jsonl, or of evaluations.jsonl (eval/...), or adaptation: scores by
+    the episode of a trial. Default: adaptation with a suite of tasks, eval/return with a dataset or
+    a simulator, else episode/return."""
     smooth: int = 1
     """Log points that a centred running mean is taken over, odd."""
     out: Path | None = None
@@ -78,6 +85,8 @@ def plot(words: list[str]) -> None:
 
     if not args.runs:
         raise UserError("RUN is missing; see rlssm plot --help")
+    if (args.metric or ("adaptation" if Run(args.runs[0]).adapts else None)) == "adaptation":
+        return _plot_adaptation(args)
     curves = {}
     metric = args.metric or Run(args.runs[0]).config.headline
     for path in args.runs:
@@ -87,6 +96,22 @@ def plot(words: list[str]) -> None:
     out = args.out or args.runs[0] / "plots" / f"{metric.replace('/', '-')}.png"
     make_directory(out.parent)
     learning_curves(out, curves, metric=metric, smooth=args.smooth)
+    say(f"wrote {out}")
+
+
+def _plot_adaptation(args: Plot) -> None:
+    from rlssm.evaluation.plots import adaptation_curves
+    from rlssm.io.config import make_directory
+    from rlssm.train.run import Run
+
+    curves = {
+        f"{path.name} {part}" if len(args.runs) > 1 else part: scores
+        for path in args.runs
+        for part, scores in Run(path).adaptation().items()
+    }
+    out = args.out or args.runs[0] / "plots" / "adaptation.png"
+    make_directory(out.parent)
+    adaptation_curves(out, curves)
     say(f"wrote {out}")
 
 
@@ -111,12 +136,15 @@ def render(words: list[str]) -> None:
     args = parse(Render, words, command="rlssm render", description="Draw an episode as a GIF.")
     import jax
 
+    from rlssm.envs.trials import Suite
     from rlssm.evaluation.evaluate import record
     from rlssm.evaluation.video import drawing_of, save_gif
     from rlssm.io.config import make_directory
     from rlssm.train.run import Run
 
     run = Run(args.run)
+    if isinstance(run.env, Suite):
+        raise UserError(f"{run.path} was trained on a suite of tasks, which has no drawing")
     drawing_of(run.env)
     use_compilation_cache()
     recording = record(

@@ -36,6 +36,9 @@ def train(words: list[str]) -> None:
     preset, words = take(words, "--preset")
     core, words = take(words, "--core")
     env, words = take(words, "--env")
+    tasks, words = take(words, "--tasks")
+    if tasks is not None:
+        env = f"tasks/{tasks}"
     if (preset or "default") not in presets:
         raise unknown_name("preset", str(preset), presets)
     agent = presets[preset or "default"]
@@ -53,6 +56,8 @@ def train(words: list[str]) -> None:
     if wants_help(words) and isinstance(wish, Windows) and (wish.offline_first or wish.both):
         dataset = dataset or "pendulum/medium"
     where = env or ("RepeatFirstEasy" if dataset is None else FROM_DATASET)
+    if env is None and name == "meta-ppo":
+        where = "tasks/meta-cartpole"
 
     @dataclass(frozen=True)
     class Train:
@@ -69,8 +74,8 @@ def train(words: list[str]) -> None:
         spelt_out(words, "--sim"),
         command=f"rlssm train {name}",
         description=(
-            "Train an agent. --env ID (or module:factory), --dataset ID, --core NAME "
-            f"({', '.join(CORES)}) and --preset NAME ({', '.join(presets)}) choose what the "
+            "Train an agent. --env ID (or module:factory), --tasks SUITE, --dataset ID, --core "
+            f"NAME ({', '.join(CORES)}) and --preset NAME ({', '.join(presets)}) choose what the "
             "options below then adjust. --sim gravity=2 friction=0.3 is short for --sim.gravity 2 "
             "--sim.friction 0.3."
         ),

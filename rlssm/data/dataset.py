@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from rlssm.data.scores import Reference
 from rlssm.errors import UserError, require
 from rlssm.kernels.returns import discounted_returns
-from rlssm.types import Box, Previous, Spec, Trajectory, Transition, clear_at_first
+from rlssm.types import Box, Previous, Spec, Trajectory, Transition, clear_at_start
 
 AnyArray = Array | np.ndarray
 
@@ -201,7 +201,7 @@ def windows(
         reset=first | (time == 0),
         mask=jnp.broadcast_to(time >= burn_in, step.shape),
         carry=None,
-        previous=clear_at_first(previous, first[0]),
+        previous=clear_at_start(previous, first[0]),
     )
 
 

@@ -17,7 +17,7 @@ from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.errors import UserError, require
-from rlssm.types import Carry, Key, Previous, Spec, Trajectory, Transition, clear_at_first, zeros
+from rlssm.types import Carry, Key, Previous, Spec, Trajectory, Transition, clear_at_start, zeros
 
 GIB = 2**30
 
@@ -191,7 +191,7 @@ def draw(replay: Replay, key: Key, batch: int, length: int) -> Trajectory:
         reset=reset,
         mask=jnp.ones_like(rows.first),
         carry=jax.tree.map(lambda x: x[env, time[0]], stored.carry),
-        previous=clear_at_first(
+        previous=clear_at_start(
             Previous(stored.action[env, before], stored.reward[env, before]), rows.first[0]
         ),
     )

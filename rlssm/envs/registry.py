@@ -3,14 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, user
+from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, suites, user
+from rlssm.envs.bandits import MultiArmedBandit
 from rlssm.envs.base import Environment
 from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
 from rlssm.envs.memory_chain import MemoryChain
 from rlssm.envs.perturbed import DynamicsConfig, Perturbed
 from rlssm.envs.stateless import StatelessCartPole, StatelessPendulum
+from rlssm.envs.trials import TrialConfig
 from rlssm.envs.wrappers import HideObservation, ObservationNoise, TimeLimit
 from rlssm.errors import UserError, require, unknown_name
 
@@ -33,6 +35,12 @@ MEMORY_TASKS: dict[str, Environment] = {
     "StatelessPendulumEasy": StatelessPendulum(max_steps=200),
     "StatelessPendulumMedium": StatelessPendulum(max_steps=150),
     "StatelessPendulumHard": StatelessPendulum(max_steps=100),
+    "NoisyStatelessPendulumEasy": StatelessPendulum(max_steps=200, noise=0.1),
+    "NoisyStatelessPendulumMedium": StatelessPendulum(max_steps=200, noise=0.2),
+    "NoisyStatelessPendulumHard": StatelessPendulum(max_steps=200, noise=0.3),
+    "MultiArmedBanditEasy": MultiArmedBandit(arms=10, length=200),
+    "MultiArmedBanditMedium": MultiArmedBandit(arms=20, length=400),
+    "MultiArmedBanditHard": MultiArmedBandit(arms=30, length=600),
     "MemoryChain-10": MemoryChain(10),
     "MemoryChain-100": MemoryChain(100),
     "MemoryChain-1000": MemoryChain(1000),
@@ -48,7 +56,7 @@ class Family(NamedTuple):
     """
 
     ids: tuple[str, ...]
-    make: Callable[[str], Environment]
+    make: Callable[[str], Any]
     others: Callable[[str], bool] = lambda _: False
 
 
@@ -80,6 +88,7 @@ FAMILIES: dict[str, Family] = {
     "gymnasium": _under("gym", gymnasium_env.IDS, gymnasium_env.make, gymnasium_env.exists),
     "mjx": _mjx("mjx"),
     "mjx-fast": _mjx("mjx-fast"),
+    "tasks": Family(suites.IDS, suites.make),
     "brax": _under("brax", brax_env.IDS, brax_env.make, brax_env.exists),
 }
 
@@ -104,13 +113,27 @@ class EnvConfig:
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """What to change about how the environment moves, below everything else."""
 
+    trial: TrialConfig = field(default_factory=TrialConfig)
+    """What a trial is, on a suite of tasks, where it is not as the suite says."""
+
     def __post_init__(self) -> None:
+        if is_suite(self.id):
+            return self._check_suite()
         if not _is_own(self.id) and self.id != FROM_DATASET:
             _family(self.id)
+        none = TrialConfig()
+        require(self.trial == none, "trial", self.trial, "left out where there is a single task")
         limit = self.time_limit
         require(limit is None or limit >= 1, "time_limit", limit, "at least 1")
         require(all(i >= 0 for i in self.hide), "hide", self.hide, "indices from 0 on")
         require(0 <= self.noise < math.inf, "noise", self.noise, "finite and at least 0")
+
+    def _check_suite(self) -> None:
+        suites.make(self.id).with_trial(self.trial)
+        single = EnvConfig("MemoryChain-1")
+        for name in ("time_limit", "hide", "noise", "dynamics"):
+            value, plain = getattr(self, name), getattr(single, name)
+            require(value == plain, name, value, "left out with a suite of tasks")
 
 
 @dataclass(frozen=True)
@@ -139,13 +162,20 @@ def on_device(env_id: str) -> str:
     return name if env_id.startswith("gym/") and name in mjx_env.IDS else env_id
 
 
-def make(config: EnvConfig | str) -> Environment:
-    """Return the environment a config, or an id alone, asks for.
+def is_suite(env_id: str) -> bool:
+    """Return whether an id stands for a suite of tasks."""
+    return env_id.startswith(suites.PREFIX)
+
+
+def make(config: EnvConfig | str) -> Any:
+    """Return the environment a config, or an id alone, asks for; a `Suite` for `tasks/<name>`.
 
     Raises:
         UserError: if the id names nothing, or an option does not fit the environment.
     """
     config = EnvConfig(config) if isinstance(config, str) else config
+    if is_suite(config.id):
+        return suites.make(config.id).with_trial(config.trial)
     env = user.load(config.id) if _is_own(config.id) else _family(config.id).make(config.id)
     if config.dynamics != DynamicsConfig():
         env = Perturbed(env, config.dynamics)

@@ -7,7 +7,7 @@ reaching the step limit truncates an episode, it does not terminate it.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from jaxtyping import Array, Float, Int
 from rlssm.envs.base import Step
 from rlssm.errors import require
 from rlssm.types import Box, Discrete, Key, Spec
+
+if TYPE_CHECKING:
+    from rlssm.envs.perturbed import Scales
 
 Scalar = Float[Array, ""]
 
@@ -57,6 +60,8 @@ class StatelessCartPole:
     max_steps: int = 200
     noise: float = 0.0
 
+    scalable: ClassVar[tuple[str, ...]] = ("gravity", "mass", "actuator")
+
     def __post_init__(self) -> None:
         require(self.max_steps >= 1, "max_steps", self.max_steps, "at least 1")
         require(0 <= self.noise < math.inf, "noise", self.noise, "finite and at least 0")
@@ -64,6 +69,15 @@ class StatelessCartPole:
     @property
     def spec(self) -> Spec:
         return Spec(obs=Box((2,)), action=Discrete(2), max_episode_steps=self.max_steps)
+
+    def scaled(self, params: CartPoleParams, scales: "Scales") -> CartPoleParams:
+        """Return `params` with gravity, masses and force multiplied."""
+        return params._replace(
+            gravity=params.gravity * scales.gravity,
+            cart_mass=params.cart_mass * scales.mass,
+            pole_mass=params.pole_mass * scales.mass,
+            force=params.force * scales.actuator,
+        )
 
     @property
     def params(self) -> CartPoleParams:
@@ -142,17 +156,20 @@ class PendulumState(NamedTuple):
 
 @dataclass(frozen=True)
 class StatelessPendulum:
-    """Swing a pendulum up and hold it, seeing only `(cos theta, sin theta)`.
+    """Swing a pendulum up and hold it, seeing only `(cos theta, sin theta)`, under noise.
 
+    The noise is Gaussian of deviation `noise`, and the noisy observation is clipped to [-1, 1].
     The action in [-1, 1] is a fraction of the largest torque. Pendulum-v1's reward
     `r = -(theta^2 + 0.1 theta_dot^2 + 0.001 torque^2)`, which lies in [-16.27, 0], pays
     `(r + 8.1368) / 8.1368 / max_steps`. Episodes are truncated after `max_steps`.
     """
 
     max_steps: int = 200
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.max_steps >= 1, "max_steps", self.max_steps, "at least 1")
+        require(0 <= self.noise < math.inf, "noise", self.noise, "finite and at least 0")
 
     @property
     def spec(self) -> Spec:
@@ -165,7 +182,7 @@ class StatelessPendulum:
     def reset(self, key: Key, params: PendulumParams) -> tuple[PendulumState, Float[Array, "2"]]:
         theta, theta_dot = jax.random.uniform(key, (2,), minval=-1.0) * jnp.asarray([jnp.pi, 1.0])
         state = PendulumState(theta, theta_dot, time=jnp.zeros((), jnp.int32))
-        return state, _observe_pendulum(state)
+        return state, self._observe(jax.random.fold_in(key, 1), state)
 
     def step(
         self, key: Key, state: PendulumState, action: Float[Array, "1"], params: PendulumParams
@@ -176,12 +193,19 @@ class StatelessPendulum:
         middle = -LOWEST_PENDULUM_REWARD / 2
         state = _swing(state, torque, params)
         return state, Step(
-            obs=_observe_pendulum(state),
+            obs=self._observe(key, state),
             reward=((reward + middle) / middle / self.max_steps).astype(jnp.float32),
             terminated=jnp.zeros((), bool),
             truncated=state.time >= self.max_steps,
             info={},
         )
+
+    def _observe(self, key: Key, state: PendulumState) -> Float[Array, "2"]:
+        obs = jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta)]).astype(jnp.float32)
+        if self.noise == 0:
+            return obs
+        noise = self.noise * jax.random.normal(key, (2,), jnp.float32)
+        return jnp.clip(obs + noise, -1.0, 1.0)
 
 
 def _swing(state: PendulumState, torque: Scalar, p: PendulumParams) -> PendulumState:
@@ -193,7 +217,3 @@ def _swing(state: PendulumState, torque: Scalar, p: PendulumParams) -> PendulumS
     acceleration += 3 * torque / (p.mass * p.length**2)
     speed = jnp.clip(state.theta_dot + p.dt * acceleration, -p.max_speed, p.max_speed)
     return PendulumState(state.theta + p.dt * speed, speed, state.time + 1)
-
-
-def _observe_pendulum(state: PendulumState) -> Float[Array, "2"]:
-    return jnp.stack([jnp.cos(state.theta), jnp.sin(state.theta)]).astype(jnp.float32)

@@ -89,6 +89,31 @@ def _draw(axes: Axes, name: str, curve: Curve, color: str, smooth: int) -> None:
         axes.fill_between(steps, *_band(values), color=color, alpha=0.2, lw=0)
 
 
+def adaptation_curves(
+    path: Path, curves: Mapping[str, Float[np.ndarray, "S K"]], *, title: str = ""
+) -> None:
+    """Draw scores by the episode of a trial: mean over members, 95 % interval, members thin.
+
+    Args:
+        path: where to write the picture; its suffix says in what format.
+        curves: scores of episode 1 to K, one table for each name in the legend.
+        title: written above.
+    """
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for i, (name, table) in enumerate(curves.items()):
+            curve = Curve(np.arange(1, table.shape[1] + 1), table.T)
+            _draw(axes, name, curve, COLORS[i % len(COLORS)], 1)
+        axes.set(xlabel="episode of the trial", ylabel="score", title=title)
+        axes.legend(loc="best")
+        try:
+            figure.savefig(path, dpi=150)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot write {path}: {error}") from None
+
+
 def _band(values: Float[np.ndarray, "N S"], resamples: int = 1_000) -> Float[np.ndarray, "2 N"]:
     """Return the 95 % bootstrap interval of the mean, NaN where a member has no value.
 

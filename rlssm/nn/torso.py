@@ -44,8 +44,8 @@ class Torso(nn.Module):
     """Encodes observation, previous action, previous reward and first flag, then remembers.
 
     The features of one step pass through dense layers (orthogonal, gain sqrt 2) and the
-    sequence core. The core alone sees `reset`; where `first` is True the previous action is
-    encoded as zeros, so that "none" differs from action 0.
+    sequence core. The core alone obeys `reset`; where an episode starts without memory the
+    previous action is encoded as zeros, so that "none" differs from action 0.
     """
 
     spec: Spec
@@ -68,14 +68,14 @@ class Torso(nn.Module):
     def __call__(
         self, carry: Carry, inputs: Inputs, reset: Bool[Array, "T B"]
     ) -> tuple[Carry, Float[Array, "T B H"]]:
-        return self.core(carry, self.dense(self._features(inputs)), reset)
+        return self.core(carry, self.dense(self._features(inputs, reset)), reset)
 
-    def _features(self, inputs: Inputs) -> Float[Array, "T B D"]:
+    def _features(self, inputs: Inputs, reset: Bool[Array, "T B"]) -> Float[Array, "T B D"]:
         config, first = self.config, inputs.first[..., None]
         parts = [self.encoder(inputs.obs)]
         if config.observe_action:
             action = encode_vector(self.spec.action, inputs.previous.action)
-            parts.append(jnp.where(first, 0, action))
+            parts.append(jnp.where(first & reset[..., None], 0, action))
         if config.observe_reward:
             parts.append(inputs.previous.reward[..., None])
         if config.observe_first:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rlssm.errors import UserError
-from rlssm.types import Inputs, Params, Policy, Previous, Spec, clear_at_first, zeros
+from rlssm.types import Inputs, Params, Policy, Previous, Spec, clear_at_start, zeros
 
 
 class Actor:
@@ -35,15 +35,22 @@ class Actor:
         self._first = jnp.ones(size, bool)
 
     def __call__(
-        self, obs: Any, reward: Any = 0.0, first: Any = None, *, greedy: bool = True
+        self,
+        obs: Any,
+        reward: Any = 0.0,
+        first: Any = None,
+        reset: Any = None,
+        *,
+        greedy: bool = True,
     ) -> np.ndarray:
         """Return the action for `obs`.
 
         Args:
             obs: the observation `[batch, ...]`, or `[...]` when there is no batch.
             reward: what the previous action earned, `[batch]` or a number.
-            first: True where `obs` starts an episode; memory is dropped there. Default: after
-                `forget()` all, else none.
+            first: True where `obs` starts an episode. Default: after `forget()` all, else none.
+            reset: True where memory is dropped before `obs` is seen. Default: where `first`. In a
+                trial, memory is kept: False at the episodes after its first one.
             greedy: whether to take the most likely action in place of a sample.
 
         Raises:
@@ -52,11 +59,12 @@ class Actor:
         size = self._first.shape[0]
         obs = self._convert(obs, size)
         first = self._first if first is None else jnp.broadcast_to(jnp.asarray(first, bool), size)
+        reset = first if reset is None else jnp.broadcast_to(jnp.asarray(reset, bool), size)
         reward = jnp.broadcast_to(jnp.asarray(reward, jnp.float32), size)
-        previous = clear_at_first(Previous(self._action, reward), first)
+        previous = clear_at_start(Previous(self._action, reward), first & reset)
         self._key, key = jax.random.split(self._key)
         self._action, self._carry = self._act(
-            self._params, Inputs(obs, previous, first), first, self._carry, key, greedy
+            self._params, Inputs(obs, previous, first), reset, self._carry, key, greedy
         )
         self._first = jnp.zeros(size, bool)
         return np.asarray(self._action if self._batch is not None else self._action[0])

@@ -17,7 +17,7 @@ from rlssm.types import (
     Rollout,
     Trajectory,
     Transition,
-    clear_at_first,
+    clear_at_start,
     zeros,
 )
 
@@ -75,14 +75,17 @@ def rollout(
         The runner after the last step, and the trajectory `[length, B, ...]`. With
         `wish.next_value` its `extras["next_value"]` is the value of the true successor: that of
         the following step, and at a truncation the value of the final observation under the
-        memory that has seen the whole episode.
+        memory that has seen the whole episode. With `wish.trials` it is that of the following
+        step wherever the memory lives on.
     """
-    look_back = wish.next_value and env.spec.truncates
+    look_back = wish.next_value and env.spec.truncates and not wish.trials
 
     def step(runner: Runner, _: None) -> tuple[Runner, tuple[Transition, Array, Array]]:
         key, act_key, env_key = jax.random.split(runner.key, 3)
         action, carry, extras = _act(act, runner, act_key, look_back)
         env_state, out = env.step(env_key, runner.env_state, action)
+        if wish.trials:
+            extras = {**extras, "trial_end": out.reset}
         transition = Transition(
             obs=runner.obs,
             action=action,
@@ -123,7 +126,7 @@ def _act(
     what a call on the present alone does. The rows alternate, so that a batch spread over
     devices stays where it is.
     """
-    previous = clear_at_first(runner.previous, runner.first)
+    previous = clear_at_start(runner.previous, runner.first & runner.reset)
     present = Inputs(runner.obs, previous, runner.first), runner.reset, runner.carry
     if not look_back:
         return act(*present, key)

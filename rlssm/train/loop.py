@@ -20,11 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlssm.envs.statistics import with_means
-from rlssm.evaluation.evaluate import Episodes
 from rlssm.io.logging import Logger
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh, replicated, split_envs
-from rlssm.train.program import Chunk, Data, LoopState, PhaseName, collected
+from rlssm.train.program import Chunk, Data, LoopState, PhaseName, collected, unit_of
 from rlssm.train.run import Best, Run
 
 
@@ -91,7 +90,7 @@ def compile_chunks(run: Run, state: LoopState) -> tuple[LoopState, Data, dict[Ph
     The environments of each member, and what is stored of them, are spread over the devices;
     everything else is copied to each of them.
     """
-    mesh = make_mesh(run.config.devices, collected(run.config.agent).num_envs)
+    mesh = make_mesh(run.config.devices, unit_of(run.env, collected(run.config.agent).num_envs))
     shardings = replicated(mesh, state)
     shardings = shardings.replace(
         runner=split_envs(mesh, state.runner), replay=split_envs(mesh, state.replay)
@@ -117,9 +116,9 @@ def _restore_or_start(run: Run) -> LoopState:
     return run.state("last")
 
 
-def _keep_better(run: Run, best: Best | None, params: Any, played: Episodes, steps: int) -> Best:
+def _keep_better(run: Run, best: Best | None, params: Any, played: Any, steps: int) -> Best:
     """Return the better weights of each member, saved if any of them are new."""
-    score = np.asarray(played.episode_return).mean(1)
+    score = np.asarray(run.scores(played)["eval/return"])
     copy = jax.tree.map(jnp.copy, params)  # the state these belong to is about to be donated
     new = Best(copy, jnp.asarray(score), jnp.full(score.shape, steps, jnp.int32))
     if best is not None:

@@ -1,5 +1,6 @@
 """An algorithm, an environment and a dataset made into pure functions for the loop."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -13,7 +14,8 @@ from rlssm.algorithms import ALGORITHMS
 from rlssm.data import mixing, replay
 from rlssm.data.dataset import OfflineDataset
 from rlssm.data.replay import Replay
-from rlssm.envs.base import Environment, Vectorized
+from rlssm.envs.base import Environment, VectorEnvironment, Vectorized
+from rlssm.envs.trials import Suite
 from rlssm.train.collect import Act, rollout, start
 from rlssm.types import Discrete, Hybrid, Key, Metrics, Params, Policy, Rollout, Spec, Windows
 
@@ -72,12 +74,12 @@ def collected(config: Any) -> Rollout:
     return wish if isinstance(wish, Rollout) else wish.collect
 
 
-def make_program(config: Any, env: Environment, *, online: bool = True) -> Program:
+def make_program(config: Any, env: Environment | Suite, *, online: bool = True) -> Program:
     """Return the program of an algorithm in an environment.
 
     Args:
         config: an algorithm's `Config`; its `name` says which algorithm.
-        env: one environment.
+        env: one environment, or the tasks of a suite, of which those held out are never met.
         online: whether steps are ever taken in it; without, only the phase "offline" exists.
 
     Raises:
@@ -86,17 +88,18 @@ def make_program(config: Any, env: Environment, *, online: bool = True) -> Progr
     wish = wish_of(config)
     if isinstance(wish, Rollout):
         return on_policy(config, env)
+    assert not isinstance(env, Suite)
     return off_policy(config, env, online=online)
 
 
-def on_policy(config: Any, env: Environment) -> Program:
+def on_policy(config: Any, env: Environment | Suite) -> Program:
     """Return the program of an algorithm that learns from fresh rollouts of its own policy.
 
     Where it wishes for a dataset beside them, each round draws from it anew.
     """
     algorithm = ALGORITHMS[config.name]
     spec, wish = env.spec, algorithm.batch_spec(config)
-    envs = Vectorized(env, wish.num_envs)
+    envs = vectorized(env, wish.num_envs)
     initial_carry = algorithm.networks(config, spec).initial_carry
 
     def init(key: Key, hyper: dict[str, Array]) -> LoopState:
@@ -179,7 +182,17 @@ def _with_hyper(agent: Any, hyper: dict[str, Array]) -> Any:
     return agent.replace(hyper={**agent.hyper, **hyper})
 
 
-def _policy(config: Any, env: Environment) -> Policy:
+def vectorized(env: Environment | Suite, num_envs: int) -> VectorEnvironment:
+    """Return a batch of an environment, or of the tasks that a suite has to learn from."""
+    return env.training(num_envs) if isinstance(env, Suite) else Vectorized(env, num_envs)
+
+
+def unit_of(env: Environment | Suite, num_envs: int) -> int:
+    """Return what devices must divide: the environments, of a suite those of every task."""
+    return math.gcd(*env.training(num_envs).groups) if isinstance(env, Suite) else num_envs
+
+
+def _policy(config: Any, env: Environment | Suite) -> Policy:
     algorithm, spec = ALGORITHMS[config.name], env.spec
 
     def act(params, inputs, reset, carry, key, greedy):

@@ -27,19 +27,30 @@ from rlssm.data import replay
 from rlssm.data.dataset import OfflineDataset, with_hidden, with_returns, with_rewards
 from rlssm.data.scores import Reference, normalise
 from rlssm.envs.base import Environment
-from rlssm.envs.registry import FROM_DATASET, SimulatorConfig, make
+from rlssm.envs.registry import FROM_DATASET, SimulatorConfig, is_suite, make
+from rlssm.envs.trials import Suite
 from rlssm.errors import UserError, require
 from rlssm.evaluation.evaluate import Episodes, evaluate_seeds
-from rlssm.evaluation.plots import Curve, learning_curves
+from rlssm.evaluation.plots import Curve, adaptation_curves, learning_curves
+from rlssm.evaluation.trials import Adaptation, Played, adaptation, by_episode, play_trials
+from rlssm.evaluation.trials import scores as trial_scores
 from rlssm.io import config as config_io
 from rlssm.io.checkpoint import Checkpoints
 from rlssm.io.logging import read_metric
 from rlssm.nn import normalizers
 from rlssm.train import datasets
 from rlssm.train.actor import Actor
+from rlssm.train.adapting import own_suite
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh
-from rlssm.train.program import LoopState, Program, collected, make_program, wish_of
+from rlssm.train.program import (
+    LoopState,
+    Program,
+    collected,
+    make_program,
+    unit_of,
+    wish_of,
+)
 from rlssm.types import Params, Rollout, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
@@ -104,8 +115,8 @@ class Run:
     # --- What runs ----------------------------------------------------------------------------
 
     @cached_property
-    def env(self) -> Environment:
-        """The environment to evaluate in."""
+    def env(self) -> Environment | Suite:
+        """The environment, or the tasks, to evaluate in."""
         return make(self.config.env)
 
     @cached_property
@@ -207,6 +218,18 @@ class Run:
                 f"{file} is damaged; remove it, and rlssm resume {self.path} writes it again"
             ) from None
 
+    @property
+    def adapts(self) -> bool:
+        """Whether the agent was trained on trials of a suite of tasks."""
+        return isinstance(self.env, Suite)
+
+    def adaptation(self, which: Literal["last", "best"] = "last") -> dict[str, np.ndarray]:
+        """Return the scores by the episode of a trial, `[S, K]`, of either part of the suite."""
+        if not self.adapts:
+            raise UserError(f"{self.path} was not trained on tasks, so there is no adaptation")
+        curves = self.result[which]["adaptation"]
+        return {part.replace("_", " "): np.array(x["mean"]) for part, x in curves.items()}
+
     def go_back(self, steps: int) -> None:
         """Make an older checkpoint the newest one; the run is no longer complete."""
         known = self.checkpoints.steps()
@@ -246,8 +269,14 @@ class Run:
             played = self.play(params, key, self.config.final_episodes)
             values = {"steps": at, **self.scores(played)}
             result[name] = {k: np.ma.asarray(v).tolist() for k, v in values.items()}
+            if isinstance(played, Adaptation):
+                result[name]["adaptation"] = by_episode(played)
         self._draw()
         config_io.save_json(self.path / RESULT, result)
+        if self.adapts:
+            config_io.make_directory(self.path / "plots")
+            picture = self.path / "plots" / "adaptation.png"
+            adaptation_curves(picture, self.adaptation(), title=describe(self.config))
 
     def _draw(self) -> None:
         """Draw the return over training."""
@@ -272,25 +301,76 @@ class Run:
         which: Which = "last",
         *,
         episodes: int = 128,
-        greedy: bool = True,
+        greedy: bool | None = None,
         seed: int = 0,
-    ) -> Episodes:
-        """Play whole episodes with the weights of a checkpoint; leaves `[S, episodes]`."""
+    ) -> Any:
+        """Play whole episodes with the weights of a checkpoint; leaves `[S, episodes]`.
+
+        On a suite of tasks, trials; see `play`.
+        """
         require(0 <= seed < 2**31, "seed", seed, "from 0 to 2147483647")
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
         return self.play(self.params(which), key, episodes, greedy=greedy)
 
-    def play(self, params: Params, key: Array, episodes: int, *, greedy: bool = True) -> Episodes:
-        """Play whole episodes with weights `[S, ...]`; the same starts for every member."""
-        return evaluate_seeds(
-            self.env, self.program.policy, params, key, episodes=episodes, greedy=greedy
-        )
+    def play(
+        self, params: Params, key: Array, episodes: int, *, greedy: bool | None = None
+    ) -> Episodes | Adaptation:
+        """Play whole episodes with weights `[S, ...]`; the same starts for every member.
 
-    def scores(self, played: Episodes) -> dict[str, np.ma.MaskedArray]:
+        On a suite of tasks, as many trials. Actions are the most likely ones, in trials sampled,
+        unless `greedy` says.
+        """
+        env, policy = self.env, self.program.policy
+        if isinstance(env, Suite):
+            return adaptation(env, policy, params, key, trials=episodes, greedy=bool(greedy))
+        greedy = True if greedy is None else greedy
+        return evaluate_seeds(env, policy, params, key, episodes=episodes, greedy=greedy)
+
+    def adapt(
+        self,
+        env: Any,
+        *,
+        which: Which = "best",
+        episodes: int | None = None,
+        trials: int = 32,
+        span: float | None = None,
+        seed: int = 0,
+    ) -> Played:
+        """Let the agent adapt to another environment, without learning: trials of it.
+
+        Args:
+            env: a gymnax environment, one of this library, or an id; its observations and actions
+                may not be larger than the agent's.
+            which: which weights.
+            episodes: of a trial; default as many as in training.
+            trials: how many, each under a projection of its own.
+            span: how much more a good policy earns than a random one, for rewards on the scale of
+                training. Default: the size of the mean random return, or its deviation if larger.
+            seed: of everything random.
+
+        Returns:
+            Returns in the environment's own units, lengths and ends, leaves `[S, trials, K]`.
+
+        Raises:
+            UserError: if the run was not trained on trials, or the environment does not fit.
+        """
+        if not isinstance(self.env, Suite):
+            raise UserError(f"{self.path} was not trained on tasks; adapt needs a meta-ppo run")
+        measure_key, play_key = jax.random.split(jax.random.key(seed))
+        suite = own_suite(self.env, env, measure_key, episodes, span)
+        played = play_trials(
+            suite.training(trials), self.program.policy, self.params(which), play_key
+        )
+        scale = suite.train[0].reference.span
+        return played._replace(episode_return=played.episode_return * scale)
+
+    def scores(self, played: Any) -> dict[str, np.ma.MaskedArray]:
         """Return the means over episodes `[S]`; what is not defined is left out.
 
         The normalised score is by the reference in dataset.json.
         """
+        if isinstance(played, Adaptation):
+            return {name: np.ma.asarray(x) for name, x in trial_scores(played).items()}
         means = {
             "return": np.asarray(played.episode_return).mean(1),
             "length": np.asarray(played.length).mean(1),
@@ -361,6 +441,7 @@ def _as_seen(config: RunConfig, dataset: OfflineDataset) -> OfflineDataset:
 
 def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
     """Raise a `UserError` for a run that cannot start, before anything of it is written."""
+    _refuse_tasks(config)
     env, agent = make(config.env), config.agent
     if dataset is not None:
         datasets.check_fits(_as_seen(config, dataset).info, env)
@@ -378,7 +459,7 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
         even = (lengths == wish.length).all()
         require(even, f"the length of episodes in {dataset.info.id}", found,
                 f"rollout_length = {wish.length}")  # fmt: skip
-    make_mesh(config.devices, collected(agent).num_envs)
+    make_mesh(config.devices, unit_of(env, collected(agent).num_envs))
     if isinstance(wish, Windows) and config.online:
         num_envs = wish.collect.num_envs
         carry = program.policy.initial_carry(num_envs) if wish.store_carry else None
@@ -386,6 +467,21 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
         replay.require_fits(env.spec, num_envs, wish.capacity, carry, members=members)
     if config.init_from is not None:
         Run(config.init_from)
+
+
+def _refuse_tasks(config: RunConfig) -> None:
+    """Raise a `UserError` where trials and the algorithm do not go together."""
+    name = config.agent.name
+    if is_suite(config.env.id) and name != "meta-ppo":
+        raise UserError(f"{config.env.id} is a suite of tasks, which {name} does not take; use "
+                        "meta-ppo")  # fmt: skip
+    if name == "meta-ppo" and not is_suite(config.env.id):
+        raise UserError(
+            f"meta-ppo learns across tasks, and {config.env.id} is one environment; name a suite "
+            "with --tasks, or use ppo"
+        )
+    if is_suite(config.env.id) and config.simulated:
+        raise UserError("sim has no use with a suite of tasks; leave it out")
 
 
 def describe(config: RunConfig) -> str:

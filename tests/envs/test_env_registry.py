@@ -19,7 +19,9 @@ from rlssm.errors import UserError
 
 def test_names_are_grouped_and_can_be_made():
     families = names()
-    assert list(families) == ["memory", "lock", "gymnax", "gymnasium", "mjx", "mjx-fast", "brax"]
+    assert list(families) == [
+        "memory", "lock", "gymnax", "gymnasium", "mjx", "mjx-fast", "tasks", "brax",
+    ]  # fmt: skip
     assert len(families["gymnax"]) == 26
     assert "gym/HalfCheetah-v5" in families["gymnasium"] and "brax/ant" in families["brax"]
     assert families["mjx-fast"] == [f"mjx-fast/{name[4:]}" for name in families["mjx"]]

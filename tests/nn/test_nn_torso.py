@@ -80,7 +80,7 @@ def inputs_of(spec, *, action, reward=2.0, first=False):
 
 def features(spec, inputs, **fields):
     torso = Torso(spec, TorsoConfig(**fields), NoneConfig())
-    return torso.apply({}, inputs, method=Torso._features)  # has no parameters here
+    return torso.apply({}, inputs, inputs.first, method=Torso._features)  # has no parameters here
 
 
 def test_discrete_inputs_are_joined_in_order():

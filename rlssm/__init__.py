@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
+    from rlssm.algorithms.moorl import MOORLConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
     from rlssm.algorithms.rlpd import RLPDConfig
@@ -62,6 +63,7 @@ _HOMES = {
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
     "MLPConfig": "rlssm.nn.mlp",
+    "MOORLConfig": "rlssm.algorithms.moorl",
     "MinGRUConfig": "rlssm.nn.cores",
     "NoneConfig": "rlssm.nn.cores",
     "PPOConfig": "rlssm.algorithms.ppo",
@@ -97,6 +99,7 @@ __all__ = [
     "LRUConfig",
     "LSTMConfig",
     "MLPConfig",
+    "MOORLConfig",
     "MinGRUConfig",
     "NoneConfig",
     "PPOConfig",

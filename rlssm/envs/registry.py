@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
-from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, user
+from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, point_maze, user
 from rlssm.envs.base import Environment
 from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
 from rlssm.envs.memory_chain import MemoryChain
@@ -76,6 +76,7 @@ def _mjx(family: str) -> Family:
 FAMILIES: dict[str, Family] = {
     "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
     "lock": Family(locks.IDS, locks.make, locks.exists),
+    "pointmaze": Family(point_maze.IDS, point_maze.make),
     "gymnax": Family(gymnax_env.IDS, gymnax_env.make),
     "gymnasium": _under("gym", gymnasium_env.IDS, gymnasium_env.make, gymnasium_env.exists),
     "mjx": _mjx("mjx"),

@@ -1,14 +1,16 @@
 """Updates per second of every learner from stored experience, beside a bare SAC loop.
 
     python scripts/benchmark/offline.py [--algorithms sac iql ...] [--seeds 1 16] [--updates N]
-        [--steps N] [--repeats N] [--out FILE]
+        [--steps N] [--repeats N] [--env ID] [--out FILE]
 
 Takes about 4 GPU minutes with all algorithms. Each draws its batches from a dataset of a million
 random steps the size of HalfCheetah's (17 observations, 6 actions), with its default networks and
 no memory; "s5" adds SAC with an S5 memory. The bare loop is a textbook SAC update (batch 256, two
 layers of 256) written with nothing but jax and optax, in one scan. All are measured in turn, round
 by round, so that the machine's changes of pace meet all of them; figures are medians, compilation
-apart. MJX has a script of its own: mjx.py.
+apart. With --env learners act, too: each takes steps of an environment of the library at one update
+of the actor a step, with a random dataset of its size beside it, and figures are steps per second.
+MJX has a script of its own: mjx.py.
 """
 
 import argparse
@@ -26,6 +28,8 @@ import optax
 
 from rlssm.algorithms import ALGORITHMS
 from rlssm.data.dataset import DatasetInfo, OfflineDataset, index_episodes, with_returns
+from rlssm.envs import make
+from rlssm.envs.base import Environment
 from rlssm.envs.probes import ConstantReward
 from rlssm.nn.s5 import S5Config
 from rlssm.train.program import make_program, wish_of
@@ -43,22 +47,23 @@ class Task(ConstantReward):
         return SPEC
 
 
-def random_dataset(steps: int) -> OfflineDataset:
+def random_dataset(steps: int, spec: Spec = SPEC) -> OfflineDataset:
     """Return a dataset of random steps in episodes of `HORIZON`."""
+    (obs_size,), (action_size,) = spec.obs.shape, spec.action.shape
     keys = jax.random.split(jax.random.key(0), 3)
     lengths = [HORIZON] * (steps // HORIZON)
     episode, start = index_episodes(lengths)
     last = jnp.arange(steps) % HORIZON == HORIZON - 1
     return OfflineDataset(
-        obs=jax.random.normal(keys[0], (steps + len(lengths), OBS)),
-        action=jnp.tanh(jax.random.normal(keys[1], (steps, ACTION))),
+        obs=jax.random.normal(keys[0], (steps + len(lengths), obs_size)),
+        action=jnp.tanh(jax.random.normal(keys[1], (steps, action_size))),
         reward=jax.random.normal(keys[2], (steps,)),
         terminated=jnp.zeros(steps, bool),
         truncated=last,
         episode=jnp.asarray(episode),
         start=jnp.asarray(start),
         extras={},
-        info=DatasetInfo("benchmark/random-v0", SPEC),
+        info=DatasetInfo("benchmark/random-v0", spec),
     )
 
 
@@ -145,8 +150,13 @@ def bare_sac(data: OfflineDataset) -> tuple[Callable[[jax.Array], Any], Callable
 # --- Measuring --------------------------------------------------------------------------------
 
 
-def prepare(name: str, data: OfflineDataset, seeds: int) -> dict[str, Any]:
-    """Return a compiled chunk with its state, its data and the time it took to compile."""
+def prepare(
+    name: str, data: OfflineDataset, seeds: int, env: Environment | None = None
+) -> dict[str, Any]:
+    """Return a compiled chunk with its state, its data and the time it took to compile.
+
+    With an environment the chunk takes steps in it, and `per_round` counts those.
+    """
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     per_round = 1
     if name == "bare":
@@ -164,10 +174,17 @@ def prepare(name: str, data: OfflineDataset, seeds: int) -> dict[str, Any]:
             config = replace(config, core=S5Config())
         wish = wish_of(config)
         assert isinstance(wish, Windows)
-        program = make_program(config, Task(), online=False)
+        if env is not None and name == "rlpd":
+            config = replace(config, utd=1)
+            wish = wish_of(config)
+        program = make_program(config, env or Task(), online=env is not None)
         state = jax.jit(jax.vmap(program.init))(keys, {})
         given = data if wish.returns is None else with_returns(data, wish.returns)
         per_round, run = wish.updates * (wish.stack or 1), program.chunks["offline"]
+        if env is not None:
+            per_round, run = wish.collect.steps, program.chunk
+            fill = jax.jit(jax.vmap(program.chunks["random"], (0, None, None)))
+            state, _ = fill(state, given, jnp.int32(2_000 // per_round))
     jitted = jax.jit(jax.vmap(run, (0, None, None)), donate_argnums=0)
     started = time.perf_counter()
     chunk = jitted.lower(state, given, jnp.int32(1)).compile()
@@ -198,20 +215,30 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=5_000, help="per measurement and seed")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the dataset")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--env", help="environment of the library to act in; no bare loop then")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    env = None if args.env is None else make(args.env)
+    if env is not None:
+        args.algorithms = [name for name in args.algorithms if name != "bare"]
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}", flush=True)
-    data = random_dataset(args.steps)
-    record: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__, "results": []}
+    data = random_dataset(args.steps, SPEC if env is None else env.spec)
+    record: dict[str, Any] = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "env": args.env,
+        "results": [],
+    }
     for seeds in args.seeds:
-        entries = {name: prepare(name, data, seeds) for name in args.algorithms}
+        entries = {name: prepare(name, data, seeds, env) for name in args.algorithms}
         for entry in entries.values():
             measure(entry, max(1, args.updates // 10), seeds)
         for _ in range(args.repeats):
             for entry in entries.values():
                 entry["pace"].append(measure(entry, args.updates, seeds))
-        print(f"{seeds} seed{'s' * (seeds > 1)}: updates/s in all, median (min to max), compile s")
+        unit = "updates" if env is None else "steps"
+        print(f"{seeds} seed{'s' * (seeds > 1)}: {unit}/s in all, median (min to max), compile s")
         for name, entry in entries.items():
             pace = np.array(entry["pace"])
             ratio = ""

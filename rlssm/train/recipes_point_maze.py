@@ -1,6 +1,6 @@
 """`pointmaze/...`: a controller that wanders through a point maze, wherever its whim takes it.
 
-An episode starts in any free cell. The player makes for a free cell drawn at random, along the
+An episode starts in any free cell but the goal's. The player makes for a free cell drawn at random, along the
 shortest way from cell to cell; when it is there it draws the next. So the data show how to move
 everywhere, and the goal is found by chance. For position x, speed v and the middle m of the next
 cell on its way,
@@ -136,15 +136,16 @@ def cut(played: Played) -> list[Episode]:
 @partial(jax.jit, static_argnums=(0, 1))
 def play(maze: PointMaze, player: Player, keys: Key) -> Played:
     """Play an episode for each key, from the maze's start unless the player wanders."""
-    free, ways = jnp.asarray(np.argwhere(~maze.walls)), jnp.asarray(next_cells(maze))
+    cells, ways = np.argwhere(~maze.walls), jnp.asarray(next_cells(maze))
+    free, starts = jnp.asarray(cells), jnp.asarray(cells[(cells != maze.goal).any(1)])
     limit = LIMITS[maze.layout]
 
-    def drawn(key: Key) -> Int[Array, "2"]:
-        return free[jax.random.randint(key, (), 0, len(free))]
+    def drawn(key: Key, cells: Array = free) -> Int[Array, "2"]:
+        return cells[jax.random.randint(key, (), 0, len(cells))]
 
     def episode(key: Key) -> Played:
         start_key, place_key, target_key, steps_key = jax.random.split(key, 4)
-        cell = drawn(start_key) if player.wanders else jnp.asarray(maze.start)
+        cell = drawn(start_key, starts) if player.wanders else jnp.asarray(maze.start)
         state, first = maze.reset_in(cell, place_key)
         target = drawn(target_key) if player.wanders else jnp.asarray(maze.goal)
 

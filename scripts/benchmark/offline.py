@@ -49,7 +49,9 @@ class Task(ConstantReward):
 
 def random_dataset(steps: int, spec: Spec = SPEC) -> OfflineDataset:
     """Return a dataset of random steps in episodes of `HORIZON`."""
-    (obs_size,), (action_size,) = spec.obs.shape, spec.action.shape
+    obs, action = spec.obs, spec.action
+    assert isinstance(obs, Box) and isinstance(action, Box)
+    (obs_size,), (action_size,) = obs.shape, action.shape
     keys = jax.random.split(jax.random.key(0), 3)
     lengths = [HORIZON] * (steps // HORIZON)
     episode, start = index_episodes(lengths)
@@ -172,11 +174,10 @@ def prepare(
         config = ALGORITHMS["sac" if name == "s5" else name].PRESETS["default"]
         if name == "s5":
             config = replace(config, core=S5Config())
-        wish = wish_of(config)
-        assert isinstance(wish, Windows)
         if env is not None and name == "rlpd":
             config = replace(config, utd=1)
-            wish = wish_of(config)
+        wish = wish_of(config)
+        assert isinstance(wish, Windows)
         program = make_program(config, env or Task(), online=env is not None)
         state = jax.jit(jax.vmap(program.init))(keys, {})
         given = data if wish.returns is None else with_returns(data, wish.returns)

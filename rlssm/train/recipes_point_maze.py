@@ -1,9 +1,9 @@
 """`pointmaze/...`: a controller that wanders through a point maze, wherever its whim takes it.
 
-An episode starts in any free cell but the goal's. The player makes for a free cell drawn at random, along the
-shortest way from cell to cell; when it is there it draws the next. So the data show how to move
-everywhere, and the goal is found by chance. For position x, speed v and the middle m of the next
-cell on its way,
+An episode starts in any free cell but the goal's. The player makes for a free cell drawn at random,
+along the shortest way from cell to cell; when it is there it draws the next. So the data show how
+to move everywhere, and the goal is found by chance. For position x, speed v and the middle m of the
+next cell on its way,
 
     u = clip(4 (m - x) - v + noise)          noise of deviation 0.5 per entry
 

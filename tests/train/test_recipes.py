@@ -346,12 +346,12 @@ def test_shipped_policies_are_small_and_sound():
 # --- Point mazes ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["pointmaze/umaze", "pointmaze/large-dense"])
-def test_wanderers_move_as_the_maze_does_and_find_the_goal_by_chance(name):
+def test_wanderers_move_as_the_maze_does_and_find_the_goal_by_chance():
+    name = "pointmaze/medium"
     maze = make(name)
     dataset = recipes_point_maze.build(name, 6000, 0, False)
     check(dataset)
-    assert dataset.num_steps >= 6000 > dataset.num_steps - 300
+    assert dataset.num_steps >= 6000 > dataset.num_steps - 200
     rows = np.random.default_rng(0).choice(dataset.num_steps, 200, replace=False)
     found = transitions(dataset, rows)
     centre = np.array(maze.walls.shape, np.float32) / 2
@@ -365,7 +365,7 @@ def test_wanderers_move_as_the_maze_does_and_find_the_goal_by_chance(name):
     reference, summary = dataset.info.reference, summarise(dataset)
     assert 0.1 < summary.terminated / dataset.num_episodes < 0.95
     assert reference.low < summary.returns.mean() < reference.high
-    assert maze.dense or reference[:2] == (0, 1)
+    assert reference[:2] == (0, 1)
     visited = {tuple(cell) for cell in (dataset.obs[:, :2] + centre).astype(int).tolist()}
     assert visited >= {tuple(cell) for cell in np.argwhere(~maze.walls).tolist()}
 

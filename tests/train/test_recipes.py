@@ -367,7 +367,8 @@ def test_wanderers_move_as_the_maze_does_and_find_the_goal_by_chance():
     assert reference.low < summary.returns.mean() < reference.high
     assert reference[:2] == (0, 1)
     visited = {tuple(cell) for cell in (dataset.obs[:, :2] + centre).astype(int).tolist()}
-    assert visited >= {tuple(cell) for cell in np.argwhere(~maze.walls).tolist()}
+    free = {tuple(cell) for cell in np.argwhere(~maze.walls).tolist()}
+    assert len(visited & free) > 0.9 * len(free)
 
 
 # --- MuJoCo -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.meta_ppo import MetaPPOConfig
+    from rlssm.algorithms.moorl import MOORLConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
     from rlssm.algorithms.rlpd import RLPDConfig
@@ -64,6 +65,7 @@ _HOMES = {
     "LSTMConfig": "rlssm.nn.cores",
     "MLPConfig": "rlssm.nn.mlp",
     "MetaPPOConfig": "rlssm.algorithms.meta_ppo",
+    "MOORLConfig": "rlssm.algorithms.moorl",
     "MinGRUConfig": "rlssm.nn.cores",
     "NoneConfig": "rlssm.nn.cores",
     "PPOConfig": "rlssm.algorithms.ppo",
@@ -100,6 +102,7 @@ __all__ = [
     "LSTMConfig",
     "MLPConfig",
     "MetaPPOConfig",
+    "MOORLConfig",
     "MinGRUConfig",
     "NoneConfig",
     "PPOConfig",

@@ -254,6 +254,11 @@ class Windows:
 
     With `both` every batch has windows of either kind: there is a dataset, and no learning before
     there are steps beside it.
+
+    `sources` says otherwise how the two share: "union" draws every stored step as often as any
+    other; "apart" hands over a whole batch of each, the dataset's first, on an axis of their own
+    before all others, `[2, stack, length, batch]`. While there is only one source, or not yet a
+    batch of the learner's own steps, the other's windows stand in the place of both.
     """
 
     collect: Rollout
@@ -271,6 +276,7 @@ class Windows:
     reward_shift: float = 0.0
     store_carry: bool = False  # whether windows start from the acting policy's own memory
     both: bool = False
+    sources: Literal["share", "union", "apart"] = "share"
 
     @property
     def offline(self) -> int:

@@ -24,6 +24,7 @@ from rlssm.algorithms import (
     hnpg,
     iql,
     meta_ppo,
+    moorl,
     ppo,
     rebrac,
     rlpd,
@@ -40,6 +41,7 @@ from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.meta_ppo import MetaPPOConfig
+from rlssm.algorithms.moorl import MOORLConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.algorithms.rebrac import ReBRACConfig
 from rlssm.algorithms.rlpd import RLPDConfig
@@ -58,6 +60,7 @@ AgentConfig = (
     | HNPGConfig
     | IQLConfig
     | MetaPPOConfig
+    | MOORLConfig
     | PPOConfig
     | ReBRACConfig
     | RLPDConfig
@@ -75,6 +78,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "hnpg": hnpg,
     "iql": iql,
     "meta-ppo": meta_ppo,
+    "moorl": moorl,
     "ppo": ppo,
     "rebrac": rebrac,
     "rlpd": rlpd,

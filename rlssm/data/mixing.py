@@ -32,6 +32,9 @@ class ExperienceConfig:
     prior: float = 0.5
     """Share of each batch that comes from the dataset, in a run that has one, once there are steps
     of the environment beside it."""
+    union: bool = False
+    """Whether every stored step, of the dataset and of the agent's own, is drawn as often as any
+    other, in place of the fixed share `prior`."""
     num_envs: int = 1
     """Parallel environments, at least 1."""
     rollout_length: int = 1
@@ -58,6 +61,8 @@ class ExperienceConfig:
         require(self.burn_in is None or self.burn_in >= 0, "burn_in", self.burn_in, "at least 0")
         require(self.warmup >= 0, "warmup", self.warmup, "at least 0")
         require(0 <= self.prior <= 1, "prior", self.prior, "in [0, 1]")
+        if self.union:
+            require(self.prior == 0.5, "prior", self.prior, "left out: union takes its place")
         for name in ("update_ratio", "reward_scale"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0")
         require(math.isfinite(self.reward_shift), "reward_shift", self.reward_shift, "finite")
@@ -80,6 +85,7 @@ def wish(
     stack: int | None = None,
     returns: float | None = None,
     both: bool = False,
+    apart: bool = False,
 ) -> Windows:
     """Return the data that a learner wants, with every default filled in.
 
@@ -90,6 +96,7 @@ def wish(
         stack: gradient steps' worth of windows that one call of `update` is handed.
         returns: discount of the Monte-Carlo returns wanted.
         both: whether the learner is of no use without a dataset and steps beside it.
+        apart: whether it wants a whole batch of each source, to choose from.
 
     Raises:
         UserError: if the choices do not fit together.
@@ -100,6 +107,7 @@ def wish(
         burn_in = min(MEMORY_BURN_IN, length - 1) if memory else 0
     require(burn_in < length, "burn_in", burn_in, f"below length = {length}")
     require(memory or not config.store_carry, "store_carry", True, "False without a memory")
+    require(not (config.union and (both or apart)), "union", True, "False for this algorithm")
     learnt = length - burn_in
     if config.batch % learnt:
         raise UserError(
@@ -143,6 +151,7 @@ def wish(
         reward_shift=config.reward_shift,
         store_carry=config.store_carry,
         both=both,
+        sources="apart" if apart else "union" if config.union else "share",
     )
 
 
@@ -167,7 +176,8 @@ def batch(
             replay stores memory. None to leave the trajectory without.
 
     Returns:
-        A trajectory `[length, batch]`, or `[stack, length, batch]`.
+        A trajectory `[length, batch]`, or `[stack, length, batch]`, or with sources apart
+        `[2, stack, length, batch]`.
 
     Raises:
         UserError: if returns are wished for and the dataset has none.
@@ -176,7 +186,10 @@ def batch(
     if windows.stack is None:
         return _one_batch(windows, key, dataset, replay, carry)
     keys = jax.random.split(key, windows.stack)
-    return jax.vmap(lambda key: _one_batch(windows, key, dataset, replay, carry))(keys)
+    axis = 1 if windows.sources == "apart" else 0
+    return jax.vmap(lambda key: _one_batch(windows, key, dataset, replay, carry), out_axes=axis)(
+        keys
+    )
 
 
 def _one_batch(
@@ -186,31 +199,80 @@ def _one_batch(
     replay: Replay | None,
     carry: Carry,
 ) -> Trajectory:
-    share = windows.batch if replay is None else windows.offline
-    share = 0 if dataset is None else share
+    size, share = windows.batch, windows.offline
+    if dataset is None or replay is None:
+        share = 0 if dataset is None else size
+    elif windows.sources != "share":
+        return _of_each(windows, key, dataset, replay, carry)
     offline_key, online_key = jax.random.split(key)
     offline = online = None
     if dataset is not None and share > 0:
-        if windows.returns is None:
-            dataset = dataset.replace(extras={})
-        elif "mc_return" not in dataset.extras:
-            raise UserError(f"dataset {dataset.info.id} needs mc_return; give it with_returns")
-        offline = from_dataset(dataset, offline_key, share, windows.length)
-        offline = _prepared(windows, offline, carry, slice(share))
-    if replay is not None and share < windows.batch:
-        online = replays.draw(replay, online_key, windows.batch - share, windows.length)
-        online = _prepared(windows, online, carry, slice(share, windows.batch))
-        if windows.returns is not None:
-            online = _with_unknown_returns(online)
-    return join(offline, online)
+        first = jax.tree.map(lambda x: x[:share], carry)
+        offline = _offline(windows, offline_key, dataset, share, first)
+    if replay is not None and share < size:
+        rest = jax.tree.map(lambda x: x[share:size], carry)
+        online = _online(windows, online_key, replay, size - share, rest)
+    batch = join(offline, online)
+    return _stacked(batch, batch) if windows.sources == "apart" else batch
 
 
-def _prepared(windows: Windows, part: Trajectory, carry: Carry, columns: slice) -> Trajectory:
+def _of_each(
+    windows: Windows, key: Key, dataset: OfflineDataset, replay: Replay, carry: Carry
+) -> Trajectory:
+    """Return windows of both sources: as often as they have steps, or a batch of each."""
+    size, keys = windows.batch, jax.random.split(key, 3)
+    offline = _offline(windows, keys[0], dataset, size, carry)
+    online = _online(windows, keys[1], replay, size, carry)
+    labelled = join(offline, online)
+    offline, online = columns(labelled, slice(size)), columns(labelled, slice(size, None))
+    stored = replays.size(replay) * replay.storage.experience.reward.shape[0]
+    if windows.sources == "union":
+        mine = jax.random.uniform(keys[2], (size,)) < stored / (stored + dataset.num_steps)
+        return _choose(mine, online, offline)
+    ready = stored >= size * (windows.length - windows.burn_in)
+    return _stacked(offline, _choose(jnp.broadcast_to(ready, (size,)), online, offline))
+
+
+def _choose(which: Array, yes: Trajectory, no: Trajectory) -> Trajectory:
+    """Return windows `[T, B, ...]`, each column taken from `yes` where `which` says so, `[B]`."""
+
+    def pick(axis: int) -> Any:
+        def one(a: Array, b: Array) -> Array:
+            shape = (1,) * axis + which.shape + (1,) * (a.ndim - axis - 1)
+            return jnp.where(which.reshape(shape), a, b)
+
+        return one
+
+    rows = jax.tree.map(pick(1), yes[:4], no[:4])
+    before = jax.tree.map(pick(0), yes[4:], no[4:])
+    return Trajectory(*rows, *before)  # carry and previous have no time axis
+
+
+def _stacked(*parts: Trajectory) -> Trajectory:
+    return jax.tree.map(lambda *x: jnp.stack(x), *parts)
+
+
+def _offline(
+    windows: Windows, key: Key, dataset: OfflineDataset, size: int, carry: Carry
+) -> Trajectory:
+    if windows.returns is None:
+        dataset = dataset.replace(extras={})
+    elif "mc_return" not in dataset.extras:
+        raise UserError(f"dataset {dataset.info.id} needs mc_return; give it with_returns")
+    return _prepared(windows, from_dataset(dataset, key, size, windows.length), carry)
+
+
+def _online(windows: Windows, key: Key, replay: Replay, size: int, carry: Carry) -> Trajectory:
+    part = _prepared(windows, replays.draw(replay, key, size, windows.length), carry)
+    return part if windows.returns is None else _with_unknown_returns(part)
+
+
+def _prepared(windows: Windows, part: Trajectory, carry: Carry) -> Trajectory:
     """Return windows with burn-in, bootstrap rows, and the memory given unless they have one."""
     time = jnp.arange(windows.length)[:, None]
     part = bootstrap_rows(part._replace(mask=part.mask & (time >= windows.burn_in)))
     if part.carry is None:
-        return part._replace(carry=jax.tree.map(lambda x: x[columns], carry))
+        return part._replace(carry=carry)
     return part
 
 

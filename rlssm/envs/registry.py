@@ -5,7 +5,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, suites, user
+from rlssm.envs import (
+    brax_env,
+    gymnasium_env,
+    gymnax_env,
+    locks,
+    mjx_env,
+    point_maze,
+    suites,
+    user,
+)
 from rlssm.envs.bandits import MultiArmedBandit
 from rlssm.envs.base import Environment
 from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
@@ -84,6 +93,7 @@ def _mjx(family: str) -> Family:
 FAMILIES: dict[str, Family] = {
     "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
     "lock": Family(locks.IDS, locks.make, locks.exists),
+    "pointmaze": Family(point_maze.IDS, point_maze.make),
     "gymnax": Family(gymnax_env.IDS, gymnax_env.make),
     "gymnasium": _under("gym", gymnasium_env.IDS, gymnasium_env.make, gymnasium_env.exists),
     "mjx": _mjx("mjx"),

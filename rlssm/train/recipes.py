@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rlssm.data import minari_io, minari_store
 from rlssm.data.dataset import OfflineDataset
 from rlssm.errors import UserError, require, unknown_name
-from rlssm.train import recipes_lock, recipes_mujoco, recipes_pendulum
+from rlssm.train import recipes_lock, recipes_mujoco, recipes_pendulum, recipes_point_maze
 
 MAX_STEPS = 50_000_000  # some 10 GB
 
@@ -41,6 +41,14 @@ RECIPES: dict[str, Recipe] = {
     **{
         name: Recipe(recipes_lock.text(name), recipes_lock.default_steps(name), recipes_lock.build)
         for name in recipes_lock.IDS
+    },
+    **{
+        name: Recipe(
+            recipes_point_maze.text(name),
+            recipes_point_maze.default_steps(name),
+            recipes_point_maze.build,
+        )
+        for name in recipes_point_maze.IDS
     },
 }
 

@@ -1,7 +1,7 @@
 """Updates per second of every learner from stored experience, beside a bare SAC loop.
 
     python scripts/benchmark/offline.py [--algorithms sac iql ...] [--seeds 1 16] [--seconds S]
-        [--steps N] [--repeats N] [--out FILE]
+        [--steps N] [--repeats N] [--env ID] [--out FILE]
 
 Takes about 4 GPU minutes with all algorithms. Programs are compiled side by side, one thread each,
 so their compile times are those of a busy machine where cores are few. Each draws its batches from
@@ -10,7 +10,9 @@ default networks and no memory; "s5" adds SAC with an S5 memory. The bare loop i
 update (batch 256, two layers of 256) written with nothing but jax and optax, in one loop. Each
 measurement makes as many updates as take `--seconds`; each learner's are taken in turn with the
 bare loop's, so that the machine's changes of pace meet both; figures are medians, printed and saved
-learner by learner. MJX has a script of its own: mjx.py.
+learner by learner. With --env learners act, too: each takes steps of an environment of the library,
+ten at a time, at one update of the actor a step, with a random dataset of its size beside it;
+figures are steps per second, beside SAC's. MJX has a script of its own: mjx.py.
 """
 
 import argparse
@@ -29,6 +31,8 @@ import optax
 
 from rlssm.algorithms import ALGORITHMS
 from rlssm.data.dataset import DatasetInfo, OfflineDataset, index_episodes, with_returns
+from rlssm.envs import make
+from rlssm.envs.base import Environment
 from rlssm.envs.probes import ConstantReward
 from rlssm.nn.s5 import S5Config
 from rlssm.train.program import make_program, wish_of
@@ -46,22 +50,25 @@ class Task(ConstantReward):
         return SPEC
 
 
-def random_dataset(steps: int) -> OfflineDataset:
+def random_dataset(steps: int, spec: Spec = SPEC) -> OfflineDataset:
     """Return a dataset of random steps in episodes of `HORIZON`."""
+    obs, action = spec.obs, spec.action
+    assert isinstance(obs, Box) and isinstance(action, Box)
+    (obs_size,), (action_size,) = obs.shape, action.shape
     keys = jax.random.split(jax.random.key(0), 3)
     lengths = [HORIZON] * (steps // HORIZON)
     episode, start = index_episodes(lengths)
     last = jnp.arange(steps) % HORIZON == HORIZON - 1
     return OfflineDataset(
-        obs=jax.random.normal(keys[0], (steps + len(lengths), OBS)),
-        action=jnp.tanh(jax.random.normal(keys[1], (steps, ACTION))),
+        obs=jax.random.normal(keys[0], (steps + len(lengths), obs_size)),
+        action=jnp.tanh(jax.random.normal(keys[1], (steps, action_size))),
         reward=jax.random.normal(keys[2], (steps,)),
         terminated=jnp.zeros(steps, bool),
         truncated=last,
         episode=jnp.asarray(episode),
         start=jnp.asarray(start),
         extras={},
-        info=DatasetInfo("benchmark/random-v0", SPEC),
+        info=DatasetInfo("benchmark/random-v0", spec),
     )
 
 
@@ -148,8 +155,13 @@ def bare_sac(data: OfflineDataset) -> tuple[Callable[[jax.Array], Any], Callable
 # --- Measuring --------------------------------------------------------------------------------
 
 
-def prepare(name: str, data: OfflineDataset, seeds: int) -> dict[str, Any]:
-    """Return a compiled chunk with its state, its data and the time it took to compile."""
+def prepare(
+    name: str, data: OfflineDataset, seeds: int, env: Environment | None = None
+) -> dict[str, Any]:
+    """Return a compiled chunk with its state, its data and the time it took to compile.
+
+    With an environment the chunk takes steps in it, and `per_round` counts those.
+    """
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     per_round = 1
     if name == "bare":
@@ -165,13 +177,21 @@ def prepare(name: str, data: OfflineDataset, seeds: int) -> dict[str, Any]:
         config = ALGORITHMS["sac" if name == "s5" else name].PRESETS["default"]
         if name == "s5":
             config = replace(config, core=S5Config())
+        if env is not None and name == "rlpd":
+            config = replace(config, utd=1)
+        if env is not None:  # as many steps a round for all
+            config = replace(config, experience=replace(config.experience, rollout_length=10))
         wish = wish_of(config)
         assert isinstance(wish, Windows)
-        program = make_program(config, Task(), online=False)
+        program = make_program(config, env or Task(), online=env is not None)
         state = jax.jit(jax.vmap(program.init))(keys, {})
         given = data if wish.returns is None else with_returns(data, wish.returns)
         run = program.chunks["offline"]
-        per_round = wish.updates * (wish.stack or 1 if name == "rlpd" else 1)  # critic updates
+        per_round = wish.updates * (wish.stack or 1 if name in ("rlpd", "moorl") else 1)
+        if env is not None:
+            per_round, run = wish.collect.steps, program.chunk
+            fill = jax.jit(jax.vmap(program.chunks["random"], (0, None, None)))
+            state, _ = fill(state, given, jnp.int32(2_000 // per_round))
     jitted = jax.jit(jax.vmap(run, (0, None, None)), donate_argnums=0)
     started = time.perf_counter()
     chunk = jitted.lower(state, given, jnp.int32(1)).compile()
@@ -225,23 +245,34 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of one measurement")
     parser.add_argument("--steps", type=int, default=1_000_000, help="of the dataset")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--env", help="environment of the library to act in; no bare loop then")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    env = None if args.env is None else make(args.env)
+    if env is not None:
+        args.algorithms = [name for name in args.algorithms if name != "bare"]
+    yardstick = "bare" if env is None else "sac"
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}", flush=True)
-    data = random_dataset(args.steps)
-    record: dict[str, Any] = {"device": device.device_kind, "jax": jax.__version__, "results": []}
+    data = random_dataset(args.steps, SPEC if env is None else env.spec)
+    record: dict[str, Any] = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "env": args.env,
+        "results": [],
+    }
     for seeds in args.seeds:
-        print(f"{seeds} seed{'s' * (seeds > 1)}: updates/s in all, median (min to max)")
+        unit = "updates" if env is None else "steps"
+        print(f"{seeds} seed{'s' * (seeds > 1)}: {unit}/s in all, median (min to max)")
         with ThreadPoolExecutor() as pool:
-            made = pool.map(lambda name, n=seeds: prepare(name, data, n), args.algorithms)
+            made = pool.map(lambda name, n=seeds: prepare(name, data, n, env), args.algorithms)
             entries = dict(zip(args.algorithms, made, strict=True))
-        bare, everything = entries.get("bare"), []
+        bare, everything = entries.get(yardstick), []
         for name, entry in entries.items():
             if entry is bare:
                 continue
             pace, beside = compare(entry, bare, args.repeats, args.seconds)
-            ratio = f"  {np.median(pace) / np.median(beside):.2f} of bare" if beside else ""
+            ratio = f"  {np.median(pace) / np.median(beside):.2f} of {yardstick}" if beside else ""
             spread = f"({min(pace):,.0f} to {max(pace):,.0f})"
             print(f"  {name:8} {np.median(pace):10,.0f}  {spread}{ratio}", flush=True)
             everything += beside
@@ -252,7 +283,7 @@ def main() -> None:
             if args.out is not None:
                 args.out.write_text(json.dumps(record, indent=1) + "\n")
         if everything:
-            print(f"  bare     {np.median(everything):10,.0f}  beside all of them")
+            print(f"  {yardstick:8} {np.median(everything):10,.0f}  beside all of them")
 
 
 if __name__ == "__main__":

@@ -317,6 +317,56 @@ def test_members_and_stacks_are_as_batches_alone(with_mc, replay):
     assert len(np.unique(np.asarray(drawn.step.obs)[:, :, 0].reshape(6, -1), axis=0)) == 6
 
 
+def apart(windows=4, steps_learnt=3, stack=2):
+    config = ExperienceConfig(batch=windows * steps_learnt, length=5, burn_in=2, update_ratio=stack)
+    return wish(config, memory=True, stack=stack, apart=True)
+
+
+def test_sources_apart_are_a_batch_of_each(dataset, replay):
+    drawn = compiled_batch(apart(), jax.random.key(0), dataset, replay)
+    assert drawn.first.shape == (2, 2, 5, 4) and drawn.previous.reward.shape == (2, 2, 4)
+    assert is_offline(drawn)[0].all() and not is_offline(drawn)[1].any()
+    np.testing.assert_array_equal(
+        drawn.step.extras["source"], np.broadcast_to([[[[0]]], [[[1]]]], (2, 2, 5, 4))
+    )
+    for here, there, source in ((dataset, None, 0), (None, replay, 1)):  # one stands in for both
+        alone = compiled_batch(apart(), jax.random.key(0), here, there)
+        assert (np.asarray(alone.step.extras["source"]) == source).all()
+        assert_identical(*(jax.tree.map(lambda x, i=i: x[i], alone) for i in (0, 1)))
+
+
+@pytest.mark.parametrize("windows, ready", [(8, True), (9, False)])
+def test_own_steps_are_not_read_before_there_is_a_batch_of_them(dataset, replay, windows, ready):
+    """There are 24; a window is learnt from in 3. What is not to be read is not a number."""
+    storage = replay.storage.replace(
+        experience=jax.tree.map(
+            lambda x: jnp.full_like(x, jnp.nan) if x.dtype == jnp.float32 else x,
+            replay.storage.experience,
+        )
+    )
+    drawn = compiled_batch(
+        apart(windows), jax.random.key(0), dataset, replay.replace(storage=storage)
+    )
+    own = np.asarray(drawn.step.reward[1])
+    assert np.isnan(own).any() == ready
+    assert (np.asarray(drawn.step.extras["source"])[1] == ready).all()
+    assert np.isfinite(drawn.step.reward[0]).all()
+
+
+def test_in_a_union_every_step_is_as_likely_as_any_other(dataset, replay):
+    drawn = compiled_batch(wanted(windows=4000, union=True), jax.random.key(0), dataset, replay)
+    share = STEPS / (STEPS + 24)
+    offline = is_offline(drawn)
+    assert offline.shape == (4000,) and offline.mean() == pytest.approx(share, abs=0.03)
+    np.testing.assert_array_equal(drawn.step.extras["source"], np.tile(~offline, (5, 1)))
+    alone = compiled_batch(wanted(union=True), jax.random.key(0), None, replay)
+    assert not is_offline(alone).any()
+    with pytest.raises(UserError, match="prior must be left out: union takes its place, got 0.3"):
+        ExperienceConfig(prior=0.3, union=True)
+    with pytest.raises(UserError, match="union must be False for this algorithm, got True"):
+        wish(ExperienceConfig(union=True), memory=False, both=True)
+
+
 def test_windows_start_from_stored_memory_or_the_one_given(dataset):
     replay = own_steps(dataset.info.spec, carry=3)
     given_memory = -jnp.arange(4.0)[:, None] * jnp.ones(3)

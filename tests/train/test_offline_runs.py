@@ -12,6 +12,7 @@ from rlssm.algorithms.awac import AWACConfig
 from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.iql import IQLConfig
+from rlssm.algorithms.moorl import MOORLConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.algorithms.sac import SACConfig
 from rlssm.data import minari_io
@@ -93,7 +94,10 @@ def test_phases():
     assert config(PPOConfig(), dataset=None).schedule == (("online", 1),)
 
 
-@pytest.mark.parametrize("agent", [AGENT, RECURRENT], ids=["none", "gru"])
+META = MOORLConfig(**SMALL, inner_steps=5, experience=EXPERIENCE)
+
+
+@pytest.mark.parametrize("agent", [AGENT, RECURRENT, META], ids=["none", "gru", "moorl"])
 def test_offline_then_online_goes_on_bit_for_bit(tmp_path, agent):
     """The replay is in the checkpoint; every phase is cut short once."""
     whole = config(agent, offline_steps=40, seeds=2, keep=20)

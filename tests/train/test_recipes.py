@@ -25,6 +25,7 @@ from rlssm.data.dataset import to_episodes, transitions
 from rlssm.data.describe import summarise
 from rlssm.data.scores import normalise
 from rlssm.envs import make
+from rlssm.envs.point_maze import PointMazeState
 from rlssm.errors import UserError
 from rlssm.train import (
     datasets,
@@ -33,6 +34,7 @@ from rlssm.train import (
     recipes_lock,
     recipes_mujoco,
     recipes_pendulum,
+    recipes_point_maze,
 )
 from rlssm.train.mujoco_worker import Job, play
 from rlssm.train.policy_file import Actor, Policy, load_policies, save_policies
@@ -339,6 +341,34 @@ def test_shipped_policies_are_small_and_sound():
             assert {"medium", "expert"} <= set(found)
             fewest = 7 if name == "halfcheetah" else 10  # it was `medium` that soon
             assert sum(x.step <= found["medium"].step for x in found.values()) >= fewest, env
+
+
+# --- Point mazes ------------------------------------------------------------------------------
+
+
+def test_wanderers_move_as_the_maze_does_and_find_the_goal_by_chance():
+    name = "pointmaze/medium"
+    maze = make(name)
+    dataset = recipes_point_maze.build(name, 6000, 0, False)
+    check(dataset)
+    assert dataset.num_steps >= 6000 > dataset.num_steps - 200
+    rows = np.random.default_rng(0).choice(dataset.num_steps, 200, replace=False)
+    found = transitions(dataset, rows)
+    centre = np.array(maze.walls.shape, np.float32) / 2
+    state = PointMazeState(found.obs[:, :2] + centre, found.obs[:, 2:], np.zeros(200, np.int32))
+    _, out = jax.jit(jax.vmap(maze.step, (None, 0, 0, None)))(
+        jax.random.key(0), state, found.action, maze.params
+    )
+    np.testing.assert_allclose(found.next_obs, out.obs, atol=2e-5)
+    np.testing.assert_allclose(found.reward, out.reward, atol=2e-5)
+    np.testing.assert_array_equal(found.terminated, out.terminated)
+    reference, summary = dataset.info.reference, summarise(dataset)
+    assert 0.1 < summary.terminated / dataset.num_episodes < 0.95
+    assert reference.low < summary.returns.mean() < reference.high
+    assert reference[:2] == (0, 1)
+    visited = {tuple(cell) for cell in (dataset.obs[:, :2] + centre).astype(int).tolist()}
+    free = {tuple(cell) for cell in np.argwhere(~maze.walls).tolist()}
+    assert len(visited & free) > 0.9 * len(free)
 
 
 # --- MuJoCo -----------------------------------------------------------------------------------

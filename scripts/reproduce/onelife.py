@@ -71,13 +71,16 @@ def one_life(seed: int, steps: int, trials: int, folder: Path) -> dict[str, Any]
     if not path.exists():
         save(learn(seed, steps, laws))
     found = json.loads(path.read_text())
-    if len(found["contenders"]) < CONTENDERS or any(
-        f"{many} full" not in figures
-        for figures in found["contenders"].values()
+    left = [
+        many
         for many in MUTATORS
-    ):
+        if sum(f"{many} full" in f for f in found["contenders"].values()) < CONTENDERS
+    ]
+    if left:
         life = list(live(seed, steps))
-        compete(found["contenders"], field(load_model(laws, CrafterView()), life), trials)
+        competing = field(load_model(laws, CrafterView()), life)
+    for many in left:
+        compete(found["contenders"], competing, many, trials)
         save(found)
     return found
 
@@ -139,21 +142,20 @@ def field(model: Model, life: Sequence[Any]) -> list[Contender]:
     ]
 
 
-def compete(found: dict[str, Any], field: Sequence[Contender], trials: int) -> None:
-    """Add the figures of every contender, by mutators and set of scenarios, and who won."""
-    for many, names in MUTATORS.items():
-        rows = {c.name: evaluate(c, chosen("all"), trials, 0, names, True) for c in field}
-        for name, each in rows.items():
-            mine = found.setdefault(name, {})
-            for which, part in subsets(each).items():
-                figures: dict[str, Any] = {m: overall(part, m)._asdict() for m in METRICS}
-                poe = subsets(rows["PoE-World"])[which]
-                figures["scenarios won against PoE-World"] = wins(part, poe)
-                mine[f"{many} {which}"] = figures
-            if many == "seven":
-                mine["scenarios"] = {
-                    row.scenario.id: {m: row.metric(m).mean for m in METRICS} for row in each
-                }
+def compete(found: dict[str, Any], competing: Sequence[Contender], many: str, trials: int) -> None:
+    """Add the figures of every contender under some mutators, by set of scenarios, and who won."""
+    rows = {c.name: evaluate(c, chosen("all"), trials, 0, MUTATORS[many], True) for c in competing}
+    for name, each in rows.items():
+        mine = found.setdefault(name, {})
+        for which, part in subsets(each).items():
+            figures: dict[str, Any] = {m: overall(part, m)._asdict() for m in METRICS}
+            poe = subsets(rows["PoE-World"])[which]
+            figures["scenarios won against PoE-World"] = wins(part, poe)
+            mine[f"{many} {which}"] = figures
+        if many == "seven":
+            mine["scenarios"] = {
+                row.scenario.id: {m: row.metric(m).mean for m in METRICS} for row in each
+            }
 
 
 def subsets(rows: Sequence[Row]) -> dict[str, list[Row]]:

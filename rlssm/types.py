@@ -248,6 +248,10 @@ class Windows:
 
     With `both` every batch has windows of either kind: there is a dataset, and no learning before
     there are steps beside it.
+
+    `kept` are entries of `act`'s extras that are stored with every step and handed back, by name,
+    with the space of each; a dataset has none of them. Without `random_warmup` the policy itself
+    takes the first steps.
     """
 
     collect: Rollout
@@ -265,6 +269,8 @@ class Windows:
     reward_shift: float = 0.0
     store_carry: bool = False  # whether windows start from the acting policy's own memory
     both: bool = False
+    kept: tuple[tuple[str, Box], ...] = ()
+    random_warmup: bool = True
 
     @property
     def offline(self) -> int:

@@ -23,6 +23,7 @@ from rlssm.algorithms import (
     h2o,
     hnpg,
     iql,
+    metra,
     ppo,
     rebrac,
     rlpd,
@@ -38,6 +39,7 @@ from rlssm.algorithms.darc import DARCConfig
 from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.algorithms.iql import IQLConfig
+from rlssm.algorithms.metra import METRAConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.algorithms.rebrac import ReBRACConfig
 from rlssm.algorithms.rlpd import RLPDConfig
@@ -55,6 +57,7 @@ AgentConfig = (
     | H2OConfig
     | HNPGConfig
     | IQLConfig
+    | METRAConfig
     | PPOConfig
     | ReBRACConfig
     | RLPDConfig
@@ -71,6 +74,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "h2o": h2o,
     "hnpg": hnpg,
     "iql": iql,
+    "metra": metra,
     "ppo": ppo,
     "rebrac": rebrac,
     "rlpd": rlpd,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
-from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, user
+from rlssm.envs import brax_env, gymnasium_env, gymnax_env, locks, mjx_env, points, user
 from rlssm.envs.base import Environment
 from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
 from rlssm.envs.memory_chain import MemoryChain
@@ -75,6 +75,7 @@ def _mjx(family: str) -> Family:
 
 FAMILIES: dict[str, Family] = {
     "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
+    "point": Family(points.IDS, points.WORLDS.__getitem__),
     "lock": Family(locks.IDS, locks.make, locks.exists),
     "gymnax": Family(gymnax_env.IDS, gymnax_env.make),
     "gymnasium": _under("gym", gymnasium_env.IDS, gymnasium_env.make, gymnasium_env.exists),

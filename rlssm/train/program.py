@@ -134,7 +134,7 @@ def off_policy(config: Any, env: Environment, *, online: bool = True) -> Program
         if not online:
             return LoopState(agent, None, None, jnp.int32(0), key)
         runner = start(envs, initial_carry(envs.num_envs), runner_key)
-        stored = replay.init(spec, envs.num_envs, wish.capacity, kept)
+        stored = replay.init(spec, envs.num_envs, wish.capacity, kept, wish.kept)
         return LoopState(agent, runner, stored, jnp.int32(0), key)
 
     def learn(state: LoopState, data: Data, stored: Replay | None) -> tuple[LoopState, Metrics]:

@@ -72,13 +72,15 @@ class Spec:
 
     `max_episode_steps` is the length at which an episode is truncated, None where there is no such
     length. `truncates` is False only where an episode never ends in a truncation, which spares
-    learners the value of its final observation.
+    learners the value of its final observation. `located` is True where `info["position"]`, two
+    coordinates, says where on a plane a step ended; the cells visited are then counted.
     """
 
     obs: Space
     action: Discrete | Box
     max_episode_steps: int | None = None
     truncates: bool = True
+    located: bool = False
 
 
 def zeros(space: Space, batch: tuple[int, ...] = ()) -> Any:

@@ -104,7 +104,7 @@ class PointWorld:
 
     @property
     def spec(self) -> Spec:
-        return Spec(Box((2,)), Box((2,)), self.max_steps)
+        return Spec(Box((2,)), Box((2,)), self.max_steps, located=True)
 
     @property
     def params(self) -> tuple[()]:

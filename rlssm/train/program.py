@@ -208,6 +208,8 @@ def _chunk(one_round: Round) -> Chunk:
         state = state.replace(rounds=state.rounds + count)
         if state.runner is not None:
             means |= state.runner.statistics.metrics()
+            if state.runner.visits is not None:
+                means |= state.runner.visits.metrics()
         return state, means
 
     return chunk

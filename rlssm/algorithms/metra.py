@@ -50,6 +50,7 @@ from rlssm.algorithms.skilled import (
 from rlssm.data.mixing import ExperienceConfig
 from rlssm.errors import require
 from rlssm.nn import skills
+from rlssm.nn.mlp import require_choices
 from rlssm.nn.optimizers import make_optimizer
 from rlssm.nn.s5 import S5Config
 from rlssm.nn.skills import SKILL, SkillConfig
@@ -87,6 +88,7 @@ class METRAConfig(SkilledConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_choices(self)
         for name in ("slack", "init_multiplier"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0")
         rate = self.multiplier_learning_rate

@@ -144,7 +144,7 @@ def update(
     state = state.replace(
         params=state.params | {"representation": weights},
         representation_opt=representation_opt,
-        log_multiplier=state.log_multiplier + move,
+        log_multiplier=optax.apply_updates(state.log_multiplier, move),
         multiplier_opt=multiplier_opt,
     )
     paid = reward(change(config, spec, weights, batch), direction)
@@ -171,9 +171,7 @@ def reward(
     return (delta * direction).sum(-1)
 
 
-def squared_length(
-    config: METRAConfig, delta: Float[Array, "*batch K"]
-) -> Float[Array, "*batch"]:
+def squared_length(config: METRAConfig, delta: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
     """Return |Δ|² as the constraint has it."""
     square = jnp.square(delta)
     return square.sum(-1) if config.constraint == "sum" else square.mean(-1)

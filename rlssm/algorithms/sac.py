@@ -15,9 +15,9 @@ One update steps the critics, then the actor against the new critics, then the t
 with α as it was), then the targets: the order of Stable-Baselines3.
 
 Departures from the paper: the temperature loss is on log α, as in the released code; the log
-standard deviation is clipped to [-5, 2] by default, not to [-20, 2]; kernels are orthogonal. With memory,
-actor and critics each remember on their own, targets are computed from the target critics' own
-memory, and windows warm the memory up for `burn_in` steps. Measured scores: docs/sac.md.
+standard deviation is clipped to [-5, 2] by default, not to [-20, 2]; kernels are orthogonal. With
+memory, actor and critics each remember on their own, targets are computed from the target critics'
+own memory, and windows warm the memory up for `burn_in` steps. Measured scores: docs/sac.md.
 """
 
 import math

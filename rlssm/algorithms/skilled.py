@@ -150,9 +150,7 @@ def networks(config: SkilledConfig, spec: Spec) -> Networks:
 
 def representation_of(config: SkilledConfig, spec: Spec) -> Representation:
     """Return the network of the representation."""
-    return Representation(
-        spec.obs, config.representation, config.skill.size, config.precision
-    )
+    return Representation(spec.obs, config.representation, config.skill.size, config.precision)
 
 
 def init(config: Any, spec: Spec, key: Key) -> SkilledState:

@@ -256,9 +256,9 @@ def bootstrap_rows(trajectory: Trajectory) -> Trajectory:
 
     After every step that is truncated and not terminated stands one more row, whose `obs` is the
     step's `next_obs`, so that a core which has seen the whole episode sees how it ended. The row
-    is masked and takes no action; its extras are the step's. Windows keep their length L: what no longer fits is cut off.
-    Afterwards `next_obs[t]` is `obs[t + 1]` wherever `mask[t]` and the step at t did not
-    terminate, for t < L - 1.
+    is masked and takes no action; its extras are the step's. Windows keep their length L: what no
+    longer fits is cut off. Afterwards `next_obs[t]` is `obs[t + 1]` wherever `mask[t]` and the
+    step at t did not terminate, for t < L - 1.
 
     Args:
         trajectory: windows of consecutive steps, leaves `[L, B, ...]`.

@@ -96,9 +96,7 @@ def require_fits(
         )
 
 
-def init(
-    spec: Spec, num_envs: int, capacity: int, carry: Carry = None, kept: Kept = ()
-) -> Replay:
+def init(spec: Spec, num_envs: int, capacity: int, carry: Carry = None, kept: Kept = ()) -> Replay:
     """Return an empty replay.
 
     Args:

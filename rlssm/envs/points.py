@@ -15,7 +15,6 @@ Worlds to roam in, these and `rlssm.envs.roaming`, have beside the contract of e
     info["position"]            position after the step
 """
 
-import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -111,7 +110,7 @@ class PointWorld:
         return ()
 
     def reset(self, key: Key, params: tuple[()]) -> tuple[PointState, Array]:
-        middle = np.zeros(2) if self.layout is None else _start(self.layout)
+        middle = jnp.asarray(np.zeros(2) if self.layout is None else _start(self.layout))
         noise = jax.random.uniform(key, (2,), minval=-START_NOISE, maxval=START_NOISE)
         position = (middle + noise).astype(jnp.float32)
         return PointState(position, position, jnp.zeros((), jnp.int32)), self._observe(position)

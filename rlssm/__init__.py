@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
+    from rlssm.algorithms.metra import METRAConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
     from rlssm.algorithms.rlpd import RLPDConfig
@@ -61,6 +62,7 @@ _HOMES = {
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
+    "METRAConfig": "rlssm.algorithms.metra",
     "MLPConfig": "rlssm.nn.mlp",
     "MinGRUConfig": "rlssm.nn.cores",
     "NoneConfig": "rlssm.nn.cores",
@@ -96,6 +98,7 @@ __all__ = [
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",
+    "METRAConfig",
     "MLPConfig",
     "MinGRUConfig",
     "NoneConfig",

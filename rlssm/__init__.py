@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.meta_ppo import MetaPPOConfig
+    from rlssm.algorithms.metra import METRAConfig
     from rlssm.algorithms.moorl import MOORLConfig
     from rlssm.algorithms.ppo import PPOConfig
     from rlssm.algorithms.rebrac import ReBRACConfig
@@ -63,6 +64,7 @@ _HOMES = {
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
+    "METRAConfig": "rlssm.algorithms.metra",
     "MLPConfig": "rlssm.nn.mlp",
     "MetaPPOConfig": "rlssm.algorithms.meta_ppo",
     "MOORLConfig": "rlssm.algorithms.moorl",
@@ -100,6 +102,7 @@ __all__ = [
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",
+    "METRAConfig",
     "MLPConfig",
     "MetaPPOConfig",
     "MOORLConfig",

@@ -74,13 +74,15 @@ class Spec:
 
     `max_episode_steps` is the length at which an episode is truncated, None where there is no such
     length. `truncates` is False only where an episode never ends in a truncation, which spares
-    learners the value of its final observation.
+    learners the value of its final observation. `located` is True where `info["position"]`, two
+    coordinates, says where on a plane a step ended; the cells visited are then counted.
     """
 
     obs: Space
     action: Discrete | Box
     max_episode_steps: int | None = None
     truncates: bool = True
+    located: bool = False
 
 
 def zeros(space: Space, batch: tuple[int, ...] = ()) -> Any:
@@ -259,6 +261,10 @@ class Windows:
     other; "apart" hands over a whole batch of each, the dataset's first, on an axis of their own
     before all others, `[2, stack, length, batch]`. While there is only one source, or not yet a
     batch of the learner's own steps, the other's windows stand in the place of both.
+
+    `kept` are entries of `act`'s extras that are stored with every step and handed back, by name,
+    with the space of each; a dataset has none of them. Without `random_warmup` the policy itself
+    takes the first steps.
     """
 
     collect: Rollout
@@ -277,6 +283,8 @@ class Windows:
     store_carry: bool = False  # whether windows start from the acting policy's own memory
     both: bool = False
     sources: Literal["share", "union", "apart"] = "share"
+    kept: tuple[tuple[str, Box], ...] = ()
+    random_warmup: bool = True
 
     @property
     def offline(self) -> int:

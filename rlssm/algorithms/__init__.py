@@ -24,6 +24,7 @@ from rlssm.algorithms import (
     hnpg,
     iql,
     meta_ppo,
+    metra,
     moorl,
     ppo,
     rebrac,
@@ -41,6 +42,7 @@ from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.meta_ppo import MetaPPOConfig
+from rlssm.algorithms.metra import METRAConfig
 from rlssm.algorithms.moorl import MOORLConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.algorithms.rebrac import ReBRACConfig
@@ -61,6 +63,7 @@ AgentConfig = (
     | IQLConfig
     | MetaPPOConfig
     | MOORLConfig
+    | METRAConfig
     | PPOConfig
     | ReBRACConfig
     | RLPDConfig
@@ -79,6 +82,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "iql": iql,
     "meta-ppo": meta_ppo,
     "moorl": moorl,
+    "metra": metra,
     "ppo": ppo,
     "rebrac": rebrac,
     "rlpd": rlpd,

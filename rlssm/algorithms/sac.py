@@ -15,9 +15,9 @@ One update steps the critics, then the actor against the new critics, then the t
 with α as it was), then the targets: the order of Stable-Baselines3.
 
 Departures from the paper: the temperature loss is on log α, as in the released code; the log
-standard deviation is clipped to [-5, 2] rather than [-20, 2]; kernels are orthogonal. With memory,
-actor and critics each remember on their own, targets are computed from the target critics' own
-memory, and windows warm the memory up for `burn_in` steps. Measured scores: docs/sac.md.
+standard deviation is clipped to [-5, 2] by default, not to [-20, 2]; kernels are orthogonal. With
+memory, actor and critics each remember on their own, targets are computed from the target critics'
+own memory, and windows warm the memory up for `burn_in` steps. Measured scores: docs/sac.md.
 """
 
 import math
@@ -98,6 +98,8 @@ class SACConfig:
     """Entropy that the temperature holds the policy to; default minus the size of the action."""
     backup_entropy: bool = True
     """Whether the target counts the entropy of the next action. The CQL family: no."""
+    log_std_min: float = -5.0
+    """Lowest log standard deviation of the policy, below 2. Released code: -20."""
     normalize_obs: bool = False
     """Whether observations are standardised by the dataset's mean and variance."""
     precision: Precision = "default"
@@ -120,6 +122,8 @@ class SACConfig:
         require(self.critics >= 1, "critics", self.critics, "at least 1")
         target = self.target_entropy
         require(target is None or math.isfinite(target), "target_entropy", target, "finite")
+        lowest = self.log_std_min
+        require(-math.inf < lowest < 2, "log_std_min", lowest, "finite and below 2")
         require_torso_fits(self.torso, self.core)
         batch_spec(self)
 
@@ -161,7 +165,8 @@ def networks(config: SACConfig, spec: Spec) -> Networks:
     if config.normalize_obs and not isinstance(spec.obs, Box):
         raise UserError("normalize_obs needs array observations; leave it out for this environment")
     history = History(spec, config.torso, config.core, config.precision)
-    head = TanhGaussianHead(spec.action.shape[0], config.actor, config.precision)
+    size = spec.action.shape[0]
+    head = TanhGaussianHead(size, config.actor, config.precision, config.log_std_min)
     return Networks(Actor(history, head), Critic(history.clone(), config.critic, config.critics))
 
 

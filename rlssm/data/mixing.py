@@ -13,7 +13,7 @@ from rlssm.data.dataset import OfflineDataset
 from rlssm.data.dataset import windows as dataset_windows
 from rlssm.data.replay import Replay
 from rlssm.errors import UserError, require
-from rlssm.types import Carry, Key, Rollout, Trajectory, Transition, Windows
+from rlssm.types import Box, Carry, Key, Rollout, Trajectory, Transition, Windows
 
 MEMORY_LENGTH, MEMORY_BURN_IN = 40, 8  # of a window, where an agent has a memory
 CAPACITY = 1_000_000
@@ -86,6 +86,8 @@ def wish(
     returns: float | None = None,
     both: bool = False,
     apart: bool = False,
+    kept: tuple[tuple[str, Box], ...] = (),
+    random_warmup: bool = True,
 ) -> Windows:
     """Return the data that a learner wants, with every default filled in.
 
@@ -97,6 +99,8 @@ def wish(
         returns: discount of the Monte-Carlo returns wanted.
         both: whether the learner is of no use without a dataset and steps beside it.
         apart: whether it wants a whole batch of each source, to choose from.
+        kept: extras of its own policy that the learner wants back, with their spaces.
+        random_warmup: whether the first steps take uniformly random actions.
 
     Raises:
         UserError: if the choices do not fit together.
@@ -120,7 +124,7 @@ def wish(
             f"update_ratio * num_envs * rollout_length must be a multiple of {stack or 1}, got "
             f"{config.update_ratio:g} * {config.num_envs} * {config.rollout_length}"
         )
-    if config.warmup < length * config.num_envs:
+    if config.warmup < length * config.num_envs and config.rollout_length < length:
         raise UserError(
             f"warmup must be at least length * num_envs = {length * config.num_envs}, to have a "
             f"window to draw, got {config.warmup}"
@@ -152,6 +156,8 @@ def wish(
         store_carry=config.store_carry,
         both=both,
         sources="apart" if apart else "union" if config.union else "share",
+        kept=kept,
+        random_warmup=random_warmup,
     )
 
 
@@ -312,9 +318,9 @@ def bootstrap_rows(trajectory: Trajectory) -> Trajectory:
 
     After every step that is truncated and not terminated stands one more row, whose `obs` is the
     step's `next_obs`, so that a core which has seen the whole episode sees how it ended. The row
-    is masked and takes no action. Windows keep their length L: what no longer fits is cut off.
-    Afterwards `next_obs[t]` is `obs[t + 1]` wherever `mask[t]` and the step at t did not
-    terminate, for t < L - 1.
+    is masked and takes no action; its extras are the step's. Windows keep their length L: what no
+    longer fits is cut off. Afterwards `next_obs[t]` is `obs[t + 1]` wherever `mask[t]` and the
+    step at t did not terminate, for t < L - 1.
 
     Args:
         trajectory: windows of consecutive steps, leaves `[L, B, ...]`.
@@ -346,7 +352,7 @@ def bootstrap_rows(trajectory: Trajectory) -> Trajectory:
         next_obs=next_obs,
         terminated=blank(step.terminated),
         truncated=blank(step.truncated),
-        extras=blank(step.extras),
+        extras=jax.tree.map(lambda x: x[source, column], step.extras),
     )
     return trajectory._replace(
         step=rows,

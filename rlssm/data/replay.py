@@ -17,9 +17,21 @@ from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.errors import UserError, require
-from rlssm.types import Carry, Key, Previous, Spec, Trajectory, Transition, clear_at_start, zeros
+from rlssm.types import (
+    Box,
+    Carry,
+    Key,
+    Previous,
+    Spec,
+    Trajectory,
+    Transition,
+    clear_at_start,
+    zeros,
+)
 
 GIB = 2**30
+
+Kept = tuple[tuple[str, Box], ...]  # names and spaces of extras
 
 
 class Stored(NamedTuple):
@@ -34,6 +46,7 @@ class Stored(NamedTuple):
     first: Bool[Array, "..."]
     reset: Bool[Array, "..."]
     carry: Carry  # the acting policy's memory before `obs`, or None
+    extras: dict[str, Array]  # what the policy asked to be kept beside
 
 
 class Replay(PyTreeNode):
@@ -42,14 +55,22 @@ class Replay(PyTreeNode):
     storage: Any  # flashbax's TrajectoryBufferState
 
 
-def num_bytes(spec: Spec, num_envs: int, capacity: int, carry: Carry = None) -> int:
+def num_bytes(
+    spec: Spec, num_envs: int, capacity: int, carry: Carry = None, kept: Kept = ()
+) -> int:
     """Return what `init` of the same arguments allocates."""
-    replay = jax.eval_shape(lambda: init(spec, num_envs, capacity, carry))
+    replay = jax.eval_shape(lambda: init(spec, num_envs, capacity, carry, kept))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(replay))
 
 
 def require_fits(
-    spec: Spec, num_envs: int, capacity: int, carry: Carry = None, *, members: int = 1
+    spec: Spec,
+    num_envs: int,
+    capacity: int,
+    carry: Carry = None,
+    kept: Kept = (),
+    *,
+    members: int = 1,
 ) -> None:
     """Refuse replays that the device cannot hold; for use outside compiled code.
 
@@ -57,14 +78,14 @@ def require_fits(
         spec: of the environment.
         num_envs: parallel environments of a member.
         capacity: steps that each replay holds.
-        carry: as `init` takes it.
+        carry, kept: as `init` takes them.
         members: runs on one device, each with a replay of its own.
 
     Raises:
         UserError: if `members` replays take more than the device's free memory, or than the
             host's memory where the device does not tell.
     """
-    needed, there = members * num_bytes(spec, num_envs, capacity, carry), _memory()
+    needed, there = members * num_bytes(spec, num_envs, capacity, carry, kept), _memory()
     if there is not None and needed > there[0]:
         free, place = there
         largest = int(0.9 * capacity * free / needed)  # learning takes memory too
@@ -75,7 +96,7 @@ def require_fits(
         )
 
 
-def init(spec: Spec, num_envs: int, capacity: int, carry: Carry = None) -> Replay:
+def init(spec: Spec, num_envs: int, capacity: int, carry: Carry = None, kept: Kept = ()) -> Replay:
     """Return an empty replay.
 
     Args:
@@ -84,6 +105,7 @@ def init(spec: Spec, num_envs: int, capacity: int, carry: Carry = None) -> Repla
         capacity: steps of all environments together; each gets the same whole number of them.
         carry: memory as the acting policy has it, leaves `[B, ...]`, to keep one with every
             step; None to keep none.
+        kept: names and spaces of the extras to keep with every step.
 
     Raises:
         UserError: if an environment gets less than two steps.
@@ -103,6 +125,7 @@ def init(spec: Spec, num_envs: int, capacity: int, carry: Carry = None) -> Repla
         first=flag,
         reset=flag,
         carry=jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), carry),
+        extras={name: zeros(space) for name, space in kept},
     )
     return Replay(trajectory_buffer.init(step, num_envs, length))
 
@@ -115,7 +138,8 @@ def add(replay: Replay, trajectory: Trajectory, carries: Carry = None) -> Replay
 
     Args:
         replay: to be donated.
-        trajectory: leaves `[T, B, ...]`; its `mask` and `extras` are not kept.
+        trajectory: leaves `[T, B, ...]`; its `mask` is not kept, and of its `extras` those that the
+            replay keeps.
         carries: the memory before each step, leaves `[T, B, ...]`, where the replay keeps it.
 
     Raises:
@@ -126,7 +150,8 @@ def add(replay: Replay, trajectory: Trajectory, carries: Carry = None) -> Replay
     steps, capacity = len(trajectory.first), replay.storage.experience.reward.shape[1]
     require(steps <= capacity, "rollout_length", steps, f"at most capacity / num_envs = {capacity}")
     kept = trajectory.step._asdict()
-    del kept["extras"]
+    extras = {name: kept["extras"][name] for name in replay.storage.experience.extras}
+    kept["extras"] = extras
     new = Stored(**kept, first=trajectory.first, reset=trajectory.reset, carry=carries)
     batch_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), new)
     return Replay(trajectory_buffer.add(replay.storage, batch_major))
@@ -155,7 +180,7 @@ def draw(replay: Replay, key: Key, batch: int, length: int) -> Trajectory:
         length: steps of a window.
 
     Returns:
-        A trajectory `[length, batch]` with no extras.
+        A trajectory `[length, batch]`; its extras are those that the replay keeps.
 
     Raises:
         UserError: unless 1 <= length < C.
@@ -185,7 +210,7 @@ def draw(replay: Replay, key: Key, batch: int, length: int) -> Trajectory:
             next_obs=rows.next_obs,
             terminated=rows.terminated,
             truncated=rows.truncated,
-            extras={},
+            extras=rows.extras,
         ),
         first=rows.first,
         reset=reset,

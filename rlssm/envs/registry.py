@@ -12,6 +12,7 @@ from rlssm.envs import (
     locks,
     mjx_env,
     point_maze,
+    points,
     suites,
     user,
 )
@@ -92,6 +93,7 @@ def _mjx(family: str) -> Family:
 
 FAMILIES: dict[str, Family] = {
     "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
+    "point": Family(points.IDS, points.WORLDS.__getitem__),
     "lock": Family(locks.IDS, locks.make, locks.exists),
     "pointmaze": Family(point_maze.IDS, point_maze.make),
     "gymnax": Family(gymnax_env.IDS, gymnax_env.make),

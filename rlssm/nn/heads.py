@@ -60,12 +60,13 @@ class TanhGaussianHead(nn.Module):
     action_size: int
     mlp: MLPConfig
     precision: Precision = "default"
+    log_std_min: float = LOG_STD_RANGE[0]
 
     @nn.compact
     def __call__(self, features: Float[Array, "*batch H"]) -> TanhGaussian:
         network = MLP(self.mlp, 2 * self.action_size, POLICY_SCALE, self.precision, name="mean_std")
         mean, log_std = jnp.split(network(features), 2, axis=-1)
-        return TanhGaussian(mean, jnp.clip(log_std, *LOG_STD_RANGE))
+        return TanhGaussian(mean, jnp.clip(log_std, self.log_std_min, LOG_STD_RANGE[1]))
 
 
 class ScaledTanhGaussianHead(nn.Module):

@@ -15,6 +15,9 @@ from rlssm.errors import require, unknown_name
 Precision = Literal["default", "high", "highest"]
 """Precision of every matrix product in a network; see `jax.lax.Precision`."""
 
+Kernel = Literal["orthogonal", "xavier"]
+"""How a kernel starts: orthogonal, or uniform with variance 2 / (fan-in + fan-out)."""
+
 Activation = Literal["relu", "leaky_relu", "tanh", "elu", "silu", "gelu"]
 
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
@@ -36,9 +39,11 @@ class MLPConfig:
     activation: Activation = "leaky_relu"
     """Nonlinearity of the hidden layers. popjaxrl: leaky_relu."""
     kernel_scale: float = math.sqrt(2)
-    """Gain of the orthogonal kernels, above 0. popjaxrl's heads: 2."""
+    """Gain of the kernels, above 0. popjaxrl's heads: 2."""
     layer_norm: bool = False
     """Whether a LayerNorm precedes each activation. RLPD's critics: yes."""
+    kernel: Kernel = "orthogonal"
+    """How kernels start, before their gain. METRA: xavier, with a gain of 1."""
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -69,9 +74,22 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     return init
 
 
-def dense(features: int, scale: float, precision: Precision, name: str) -> nn.Dense:
-    """Return a dense layer with an orthogonal kernel of gain `scale` and a zero bias."""
-    kernel_init = orthogonal(scale)
+def xavier(scale: float = 1.0) -> Callable[..., Array]:
+    """Return the initialiser of uniform matrices of this gain (Glorot and Bengio 2010)."""
+    return nn.initializers.variance_scaling(scale**2, "fan_avg", "uniform")
+
+
+KERNELS: dict[Kernel, Callable[[float], Callable[..., Array]]] = {
+    "orthogonal": orthogonal,
+    "xavier": xavier,
+}
+
+
+def dense(
+    features: int, scale: float, precision: Precision, name: str, kernel: Kernel = "orthogonal"
+) -> nn.Dense:
+    """Return a dense layer with a kernel of gain `scale` and a zero bias."""
+    kernel_init = KERNELS[kernel](scale)
     return nn.Dense(features, kernel_init=kernel_init, precision=precision, name=name)
 
 
@@ -87,13 +105,13 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch O"]:
         config = self.config
         for i, width in enumerate(config.hidden):
-            x = dense(width, config.kernel_scale, self.precision, f"hidden_{i}")(x)
+            x = dense(width, config.kernel_scale, self.precision, f"hidden_{i}", config.kernel)(x)
             if config.layer_norm:
                 x = nn.LayerNorm(name=f"norm_{i}")(x)
             x = ACTIVATIONS[config.activation](x)
         if self.out is None:
             return x
-        return dense(self.out, self.out_scale, self.precision, "out")(x)
+        return dense(self.out, self.out_scale, self.precision, "out", config.kernel)(x)
 
 
 class Ensemble(nn.Module):

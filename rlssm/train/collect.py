@@ -8,6 +8,7 @@ from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool
 
 from rlssm.envs.base import VectorEnvironment
+from rlssm.envs.coverage import Visits
 from rlssm.envs.statistics import EpisodeStatistics
 from rlssm.types import (
     Carry,
@@ -44,6 +45,7 @@ class Runner(PyTreeNode):
     previous: Previous
     successor: Any  # the true successor of the step before; `obs` unless an episode ended
     statistics: EpisodeStatistics
+    visits: Any  # Visits, or None where nobody says where one is
     key: Key
 
 
@@ -62,6 +64,7 @@ def start(env: VectorEnvironment, carry: Carry, key: Key) -> Runner:
         previous=Previous(action, jnp.zeros(env.num_envs, jnp.float32)),
         successor=jax.tree.map(jnp.copy, obs),  # donated buffers must not be shared
         statistics=EpisodeStatistics.start(env.num_envs),
+        visits=Visits.start(env.num_envs) if env.spec.located else None,
         key=key,
     )
 
@@ -104,6 +107,7 @@ def rollout(
             previous=Previous(action, out.reward),
             successor=out.next_obs,
             statistics=runner.statistics.update(out),
+            visits=runner.visits and runner.visits.update(out.info["position"]),
             key=key,
         )
         return after, (transition, runner.first, runner.reset)

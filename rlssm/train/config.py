@@ -93,6 +93,8 @@ class RunConfig:
             if self.dataset is None:
                 raise UserError(f"{name} learns from a dataset as it plays; name one with dataset")
             require(not offline, "offline_steps", offline, f"left out: {name} always plays")
+        elif wish.kept and self.dataset is not None:
+            raise UserError(f"{name} learns from steps of its own alone; leave dataset out")
         elif wish.offline_first and self.dataset is None:
             raise UserError(f"{name} learns from a dataset; name one with dataset")
         elif wish.both:
@@ -162,7 +164,7 @@ class RunConfig:
         if offline == total:
             return (("offline", total),)
         filled = min(total, offline + math.ceil(wish.warmup / wish.collect.steps))
-        collecting: PhaseName = "fill" if offline else "random"
+        collecting: PhaseName = "fill" if offline or not wish.random_warmup else "random"
         phases: tuple[tuple[PhaseName, int], ...] = (
             ("offline", offline), (collecting, filled), ("online", total),
         )  # fmt: skip

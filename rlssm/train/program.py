@@ -137,7 +137,7 @@ def off_policy(config: Any, env: Environment, *, online: bool = True) -> Program
         if not online:
             return LoopState(agent, None, None, jnp.int32(0), key)
         runner = start(envs, initial_carry(envs.num_envs), runner_key)
-        stored = replay.init(spec, envs.num_envs, wish.capacity, kept)
+        stored = replay.init(spec, envs.num_envs, wish.capacity, kept, wish.kept)
         return LoopState(agent, runner, stored, jnp.int32(0), key)
 
     def learn(state: LoopState, data: Data, stored: Replay | None) -> tuple[LoopState, Metrics]:
@@ -221,6 +221,8 @@ def _chunk(one_round: Round) -> Chunk:
         state = state.replace(rounds=state.rounds + count)
         if state.runner is not None:
             means |= state.runner.statistics.metrics()
+            if state.runner.visits is not None:
+                means |= state.runner.visits.metrics()
         return state, means
 
     return chunk

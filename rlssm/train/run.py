@@ -464,7 +464,8 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
         num_envs = wish.collect.num_envs
         carry = program.policy.initial_carry(num_envs) if wish.store_carry else None
         members = len(config.members)
-        replay.require_fits(env.spec, num_envs, wish.capacity, carry, members=members)
+        capacity, kept = wish.capacity, wish.kept
+        replay.require_fits(env.spec, num_envs, capacity, carry, kept, members=members)
     if config.init_from is not None:
         Run(config.init_from)
 

@@ -237,6 +237,7 @@ def reweighted(temperature):
     return mean, deviation
 
 
+@pytest.mark.slow
 def test_the_policy_is_the_reweighted_data_and_gets_better_online():
     env = probes.RewardFromBoth(ONE_ACTION)
     program, data = make_program(PROBING, env), from_env(env)

@@ -153,6 +153,7 @@ PROBING = replace(
 )
 
 
+@pytest.mark.slow
 def test_the_best_action_is_found_offline_and_kept_online():
     """The environment's steps have no returns, the dataset's half of each batch has."""
     env = probes.RewardFromBoth(ONE_ACTION)

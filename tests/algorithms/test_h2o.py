@@ -408,6 +408,7 @@ def test_a_simulator_without_a_gap_is_trusted_and_one_with_a_gap_is_not():
 # --- Probes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_action_is_found_with_a_dataset_of_random_ones():
     env = probes.RewardFromBoth(ONE_ACTION)
     data, program = from_env(env), make_program(PROBING, env)

@@ -214,6 +214,7 @@ def test_acting_step_by_step_with_s5_equals_unrolling_over_changing_skills():
     np.testing.assert_array_equal(shown.mask[:-1], ~changed)  # nothing terminates here
 
 
+@pytest.mark.slow
 def test_with_s5_an_update_from_windows_changes_every_network():
     program = make_program(S5, ENV)
     state = jax.jit(program.init)(jax.random.key(0), {})
@@ -245,6 +246,7 @@ def test_a_policy_that_follows_one_skill_never_draws_another():
 # --- Runs -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path):
     config = RunConfig(
         EnvConfig("point/plane", time_limit=6), SMALL, steps=96, log_every=24, eval_every=96,

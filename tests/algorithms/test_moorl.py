@@ -177,6 +177,7 @@ def test_the_probability_of_a_source_may_be_swept_to_its_ends(probability, sourc
         assert float(step_of(SMALL)(changed, batches(SMALL))[1]["meta/dataset"]) == source
 
 
+@pytest.mark.slow
 def test_state_space_parameters_are_averaged_without_their_constraints():
     """Both are logarithms; what they stand for is averaged geometrically."""
     config = replace(RECURRENT, core=S5Config(layers=1, state_size=8, stability="exp"))
@@ -206,6 +207,7 @@ def probe():
     return env, from_env(env), make_program(PROBING, env)
 
 
+@pytest.mark.slow
 def test_the_best_action_is_found_online():
     env, data, program = probe()
     state = jit(program.init)(jax.random.key(0), {})

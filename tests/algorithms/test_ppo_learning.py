@@ -70,8 +70,10 @@ def mean_return(env, program, state):
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
-        (probes.ConstantReward(), lambda obs: np.ones_like(obs)),
-        (probes.RewardFromObservation(), lambda obs: obs),
+        pytest.param(
+            probes.ConstantReward(), lambda obs: np.ones_like(obs), marks=pytest.mark.slow
+        ),
+        pytest.param(probes.RewardFromObservation(), lambda obs: obs, marks=pytest.mark.slow),
         (probes.DelayedReward(), lambda obs: np.where(obs == 0, GAMMA, 1.0)),
         (probes.TruncatedStream(), lambda obs: np.full_like(obs, 1 / (1 - GAMMA))),
         (
@@ -138,6 +140,7 @@ def test_without_memory_the_cue_is_lost_unless_the_action_carries_it(observe_act
     assert result > 0.95 if observe_action else abs(result) < 0.4
 
 
+@pytest.mark.slow
 def test_memory_dropped_at_every_step_is_no_memory():
     env = MemoryChain(1)
     broken = config(core=GRUConfig(), torso=TorsoConfig(width=16, hidden=(), observe_first=False))
@@ -157,7 +160,7 @@ def test_memory_dropped_at_every_step_is_no_memory():
     "core",
     [
         S5Config(layers=2, state_size=16),
-        GRUConfig(),
+        pytest.param(GRUConfig(), marks=pytest.mark.slow),
         pytest.param(NoneConfig(), marks=pytest.mark.slow),
     ],
 )

@@ -175,6 +175,7 @@ TABULAR = TRPOConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fitted_evaluation_is_exact_on_a_tabular_lock(monkeypatch):
     """Without noise a lock has three states by step, whose values a table of means gives."""
     monkeypatch.setattr(locks, "NOISE", 0.0)

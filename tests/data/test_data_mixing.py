@@ -103,7 +103,8 @@ def test_rows_are_what_a_walk_over_the_steps_gives(length, seed, terminating, tr
             expected.append(row)
             if row["truncated"] and not row["terminated"]:
                 blank = {name: np.zeros_like(x) for name, x in row.items()}
-                expected.append({**blank, "obs": row["next_obs"], "next_obs": row["next_obs"]})
+                shown = {"obs": row["next_obs"], "next_obs": row["next_obs"]}
+                expected.append({**blank, **shown, "mc_return": row["mc_return"]})
         for one, other in zip(rows_of(found, b), expected[:length], strict=True):
             for name, value in one.items():
                 np.testing.assert_array_equal(value, other[name], err_msg=name)

@@ -20,7 +20,8 @@ from rlssm.errors import UserError
 def test_names_are_grouped_and_can_be_made():
     families = names()
     assert list(families) == [
-        "memory", "lock", "gymnax", "gymnasium", "mjx", "mjx-fast", "tasks", "brax",
+        "memory", "point", "lock", "pointmaze", "gymnax", "gymnasium", "mjx", "mjx-fast", "tasks",
+        "brax",
     ]  # fmt: skip
     assert len(families["gymnax"]) == 26
     assert "gym/HalfCheetah-v5" in families["gymnasium"] and "brax/ant" in families["brax"]
@@ -292,5 +293,5 @@ def test_a_spec_without_our_spaces(here):
         make("my_envs:spec")
     assert str(error.value) == (
         "env my_envs:spec: spec must name spaces of rlssm.types, got Spec(obs=(3,), "
-        "action=Discrete(n=2), max_episode_steps=None, truncates=True)"
+        "action=Discrete(n=2), max_episode_steps=None, truncates=True, located=False)"
     )

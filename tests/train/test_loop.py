@@ -242,6 +242,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_one_update_on_one_device_equals_four(tmp_path):
     script = DEVICES_SCRIPT.format(here=str(Path(__file__).parent), out=str(tmp_path))
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -294,6 +295,7 @@ def test_twenty_kills_leave_no_trace(tmp_path):
     same_runs(reference, Run(out))
 
 
+@pytest.mark.slow
 def test_environment_wrappers_reach_the_agent(tmp_path):
     hidden = EnvConfig("CartPole-v1", hide=(1, 3), noise=0.1, time_limit=7)
     config = small(1, agent=AGENT, env="CartPole-v1")

@@ -97,7 +97,14 @@ def test_phases():
 META = MOORLConfig(**SMALL, inner_steps=5, experience=EXPERIENCE)
 
 
-@pytest.mark.parametrize("agent", [AGENT, RECURRENT, META], ids=["none", "gru", "moorl"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        pytest.param(AGENT, id="none"),
+        pytest.param(RECURRENT, id="gru", marks=pytest.mark.slow),
+        pytest.param(META, id="moorl", marks=pytest.mark.slow),
+    ],
+)
 def test_offline_then_online_goes_on_bit_for_bit(tmp_path, agent):
     """The replay is in the checkpoint; every phase is cut short once."""
     whole = config(agent, offline_steps=40, seeds=2, keep=20)
@@ -204,6 +211,7 @@ def test_another_dataset_of_the_same_name_is_noticed(tmp_path):
         fit(run.config, tmp_path / "run", progress=False)
 
 
+@pytest.mark.slow
 def test_hidden_entries_are_hidden_in_both(tmp_path):
     hidden = config(env=EnvConfig("dataset", time_limit=15, hide=(2,)), offline_steps=20)
     run = Run.create(tmp_path / "run", hidden)

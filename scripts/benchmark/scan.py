@@ -6,15 +6,20 @@ the states alone, microseconds for the states and the gradients of a weighted su
 with respect to all inputs (first quartiles, as others' work only ever adds time, and ratios to the
 best), and the greatest error of the states relative to a float64 loop. Two more lines are what one
 would write without this library: `lax.associative_scan` and `lax.scan`, differentiated by JAX. A
-last line compares `auto` with the best of all. Every round calls each implementation once, in an
-order drawn anew, so that whatever else the machine does falls on all alike; `auto`, which is the
-same program as one of the others, is timed as that one.
+last line compares `auto` with the best of the library's. Every round calls each implementation once,
+in an order drawn anew, so that whatever else the machine does falls on all alike; `auto`, which is
+the same program as one of the others, is timed as that one. Where a process happens to place its
+arrays can change a small scan's time by a third, for as long as it lives: with `--processes` all is
+done in several, one after the other, and the figures are medians over them.
 
-    python scripts/benchmark/scan.py --shapes 256,16,64 1024,8,128 --repeats 50
+    python scripts/benchmark/scan.py --shapes 256,16,64 1024,8,128 --repeats 50 --processes 5
 """
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +59,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="T,B,P of each problem")
     parser.add_argument("--only", nargs="+", help="implementations beside auto; default all")
     parser.add_argument("--repeats", type=int, default=50, help="timed rounds")
+    parser.add_argument("--processes", type=int, default=1, help="processes to take medians over")
     parser.add_argument("--out", type=Path, help="JSON file for the results")
     args = parser.parse_args()
 
@@ -64,10 +70,38 @@ def main() -> None:
     about = {"device": device.device_kind, "platform": device.platform, "jax": jax.__version__}
     results = []
     for shape in shapes:
-        results.append(measure(*shape, only=args.only, repeats=args.repeats))
+        if args.processes > 1:
+            results.append(median_of([run_apart(shape, args) for _ in range(args.processes)]))
+        else:
+            results.append(measure(*shape, only=args.only, repeats=args.repeats))
+        report(results[-1])
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+
+
+def run_apart(shape: tuple[int, ...], args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `measure` finds in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "scan.json"
+        command = [sys.executable, __file__, "--shapes", ",".join(map(str, shape))]
+        command += ["--repeats", str(args.repeats), "--out", str(out)]
+        command += ["--only", *args.only] if args.only else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return json.loads(out.read_text())["results"][0]
+
+
+def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one result whose timings are medians over processes; each process's are kept."""
+    timings = {
+        name: {
+            field: float(np.median([run["timings"][name][field] for run in runs]))
+            for field in Timing._fields
+        }
+        for name in runs[0]["timings"]
+    }
+    ratios = auto_ratios({name: Timing(**timing) for name, timing in timings.items()})
+    return {**runs[0], "timings": timings, "auto_to_best": ratios, "processes": runs}
 
 
 def measure(
@@ -101,7 +135,6 @@ def measure(
         )
         for name in names
     }
-    report((length, batch, size), timings, picked["auto"])
     by_name = {name: timing._asdict() for name, timing in timings.items()}
     return {
         "shape": [length, batch, size],
@@ -200,27 +233,31 @@ def relative_error(x: Pair, states: np.ndarray) -> float:
 
 
 def auto_ratios(timings: dict[str, Timing]) -> dict[str, float]:
+    """Return how much slower `auto` is than the best of the library's implementations."""
+    ours = [timing for name, timing in timings.items() if name not in REFERENCES]
     auto = timings["auto"]
     return {
-        "forward": auto.forward_us / min(timing.forward_us for timing in timings.values()),
-        "gradient": auto.gradient_us / min(timing.gradient_us for timing in timings.values()),
+        "forward": auto.forward_us / min(timing.forward_us for timing in ours),
+        "gradient": auto.gradient_us / min(timing.gradient_us for timing in ours),
     }
 
 
-def report(shape: tuple[int, ...], timings: dict[str, Timing], picked: str) -> None:
+def report(result: dict[str, Any]) -> None:
+    timings = {name: Timing(**timing) for name, timing in result["timings"].items()}
     best_forward = min(timing.forward_us for timing in timings.values())
     best_gradient = min(timing.gradient_us for timing in timings.values())
-    print("\nT={}, B={}, P={}".format(*shape))
+    print("\nT={}, B={}, P={}".format(*result["shape"]))
     print("                compile s  forward us         with gradient us   error")
     for name, (compile_s, forward, gradient, error) in timings.items():
         print(
             f"  {name:13s} {compile_s:9.2f}  {forward:10.1f} x{forward / best_forward:<5.2f}"
             f"  {gradient:13.1f} x{gradient / best_gradient:<5.2f}  {error:.1e}"
         )
-    ratios = auto_ratios(timings)
+    ratios = result["auto_to_best"]
     print(
-        f"  auto is {picked}; to the best: forward {ratios['forward']:.2f}, "
-        f"with gradient {ratios['gradient']:.2f}"
+        f"  auto is {result['auto_is']}; to the best: forward {ratios['forward']:.2f}, "
+        f"with gradient {ratios['gradient']:.2f}",
+        flush=True,
     )
 
 

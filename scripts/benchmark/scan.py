@@ -6,7 +6,7 @@ the states alone, microseconds for the states and the gradients of a weighted su
 with respect to all inputs (first quartiles, as others' work only ever adds time, and ratios to the
 best), and the greatest error of the states relative to a float64 loop. Two more lines are what one
 would write without this library: `lax.associative_scan` and `lax.scan`, differentiated by JAX. A
-last line compares `auto` with the best of the library's. Every round calls each implementation once,
+last line compares `auto` with the best of the others. Every round calls each implementation once,
 in an order drawn anew, so that whatever else the machine does falls on all alike; `auto`, which is
 the same program as one of the others, is timed as that one. Where a process happens to place its
 arrays can change a small scan's time by a third, for as long as it lives: with `--processes` all is

@@ -69,7 +69,7 @@ def batch_spec(config: MetaPPOConfig) -> Rollout:
     )
 
 
-# Not tuned: nothing was measured yet. "small" is for two CPU cores.
+# Not tuned. "small" is for two CPU cores.
 PRESETS: dict[str, MetaPPOConfig] = {
     "default": MetaPPOConfig(
         num_envs=128,

@@ -7,7 +7,7 @@ observation is the position over 3, in a maze from its centre. `reward` is how m
 its start the point is than before, so that the return of an episode is how far it got; learners
 of skills never see it.
 
-Worlds to roam in, these and `rlssm.envs.roaming`, have beside the contract of every environment
+Worlds to roam in have beside the contract of every environment
 
     position(state)             where one is, two coordinates of which the second may be 0
     at(key, place, params)      the observation of a state at the start of an episode, but there

@@ -324,10 +324,10 @@ def _program(
     def time(step: Any) -> Any:
         return length - 1 - step if reverse else step
 
-    def within(step: Any, end: Any = length) -> Any:
-        if not ragged and end is length:
+    def within(step: Any, end: Any = None) -> Any:
+        if not ragged and end is None:
             return inside
-        alive = jnp.broadcast_to(step < end, (rows, width))
+        alive = jnp.broadcast_to(step < (length if end is None else end), (rows, width))
         return alive if inside is None else inside & alive
 
     def read_flag(ref: Any, t: Any) -> Array:
@@ -337,7 +337,7 @@ def _program(
     def read(step: Any) -> Any:
         """Return a, b, reset and, for a gradient, x and reset of the step before in the primal."""
         t = time(step)
-        mask = within(step, jnp.minimum(first + chunk, length) if ahead else length)
+        mask = within(step, jnp.minimum(first + chunk, length) if ahead else None)
         t = jnp.clip(t, 0, length - 1) if ragged or ahead else t
         a = constant
         if varies:

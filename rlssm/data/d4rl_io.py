@@ -100,7 +100,7 @@ def _column(file: Any, name: str) -> np.ndarray:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
         raise UserError(f"{name} is missing; it needs {', '.join(_REQUIRED)}")
-    return read_hdf5(found)
+    return read_hdf5(found.id, name)
 
 
 def _metadata(group: Any) -> dict[str, str]:

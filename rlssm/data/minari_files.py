@@ -58,6 +58,7 @@ class Hdf5Folder:
 
     def __init__(self, file: Any, jpeg: bool) -> None:
         self._file, self._jpeg = file, jpeg
+        self._open: tuple[int, Any] = (-1, None)
 
     def count(self) -> int:
         """Return the number of episodes."""
@@ -69,36 +70,52 @@ class Hdf5Folder:
 
     def column(self, episode: int, path: str, leaf: Leaf) -> np.ndarray:
         """Return a column as stored, with a row for each step (or observation)."""
-        dataset = self._dataset(episode, path)
-        if self._jpeg and leaf.is_image:
-            return _decode_images(dataset[()], leaf.space.shape)
-        return read_hdf5(dataset)
-
-    def _dataset(self, episode: int, path: str) -> Any:
         import h5py
 
-        found = self._file.get(f"episode_{episode}/{path}")
-        if not isinstance(found, h5py.Dataset):
-            raise UserError(f"{path} is missing")
-        return found
+        dataset = self._dataset(episode, path)
+        if self._jpeg and leaf.is_image:
+            return _decode_images(h5py.Dataset(dataset)[()], leaf.space.shape)
+        return read_hdf5(dataset, path.rpartition("/")[2])
+
+    def _dataset(self, episode: int, path: str) -> Any:
+        # HDF5's own handles: a set may have 45,000 episodes, and h5py's objects take most of the
+        # time then.
+        from h5py import h5d
+
+        try:
+            if self._open[0] != episode:
+                self._open = episode, self._file[f"episode_{episode}"].id
+            return h5d.open(self._open[1], path.encode())
+        except KeyError:
+            raise UserError(f"{path} is missing") from None
 
 
-def read_hdf5(dataset: Any) -> np.ndarray:
+def read_hdf5(dataset: Any, name: str) -> np.ndarray:
     """Return the values of an HDF5 dataset, if the file can hold as many as it claims.
 
     HDF5 itself would make up zeros for what was never written.
 
+    Args:
+        dataset: HDF5's own handle, an `h5py.h5d.DatasetID`.
+        name: what error messages call it.
+
     Raises:
         UserError: if it is a claim only, or its values are not numbers.
     """
-    name = dataset.name.rpartition("/")[2]
-    if dataset.dtype.kind not in "fiub":
-        raise UserError(f"{name} has dtype {dataset.dtype}, numbers are expected")
-    size = math.prod(dataset.shape) * dataset.dtype.itemsize
-    filtered = dataset.id.get_create_plist().get_nfilters() > 0
-    if size > dataset.id.get_storage_size() * (MOST_COMPRESSED if filtered else 1):
-        raise UserError(f"{name} has shape {dataset.shape}, more than the file holds")
-    return np.asarray(dataset[()])
+    from h5py import h5s
+
+    dtype, shape = dataset.dtype, dataset.shape
+    if dtype.kind not in "fiub":
+        raise UserError(f"{name} has dtype {dtype}, numbers are expected")
+    size = math.prod(shape) * dtype.itemsize
+    if size > dataset.get_storage_size():
+        filtered = dataset.get_create_plist().get_nfilters() > 0
+        if not filtered or size > dataset.get_storage_size() * MOST_COMPRESSED:
+            raise UserError(f"{name} has shape {shape}, more than the file holds")
+    values = np.empty(shape, dtype)
+    if size:
+        dataset.read(h5s.ALL, h5s.ALL, values)
+    return values
 
 
 class ArrowFolder:
@@ -205,7 +222,7 @@ def open_folder(path: Path, data_format: str, jpeg: bool) -> Generator[Folder]:
 
     with readable("main_data.hdf5"):
         file = h5py.File(path / "main_data.hdf5", "r")
-        _limit_metadata_cache(file, 2**20)
+        _limit_metadata_cache(file, 2**22)
     with file:
         yield Hdf5Folder(file, jpeg)
 

@@ -28,6 +28,8 @@ from rlssm.data.spaces import Leaf, assemble, from_unit, to_gymnasium, to_unit
 from rlssm.errors import UserError, unknown_name
 from rlssm.types import Box, Discrete
 
+_BLOCK = 2**14  # steps that are converted together
+
 # --- Reading ----------------------------------------------------------------------------------
 
 
@@ -105,28 +107,35 @@ def _lengths(folder: Folder, layout: Layout) -> list[int]:
 
 def _read_columns(folder: Folder, layout: Layout, lengths: list[int]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
-    bounds = layout.info.bounds
     stop = dict.fromkeys(layout.columns, 0)
+    waiting: dict[str, list[np.ndarray]] = {path: [] for path in layout.columns}
+    rows = 0
     for episode, length in enumerate(lengths):
         for path, leaf in layout.columns.items():
             extra = path.split("/")[0] == "observations"
             with naming(f"episode {episode}"):
                 with readable(path):
                     stored = folder.column(episode, path, leaf)
-                values = _convert(stored, path, leaf, length + extra)
-            if path == "actions" and isinstance(leaf.space, Box):
-                values = to_unit(values, *bounds)
+                _check_column(stored, path, leaf, length + extra)
+            waiting[path].append(stored)
+        rows += length
+        if rows < _BLOCK and episode < len(lengths) - 1:
+            continue
+        rows = 0  # short episodes are converted many at a time
+        for path, leaf in layout.columns.items():
+            values = _convert(np.concatenate(waiting[path]), path, leaf, layout)
+            waiting[path].clear()
             if path not in arrays:
-                rows = sum(lengths) + extra * len(lengths)
-                arrays[path] = np.empty((rows, *values.shape[1:]), _host_dtype(leaf))
+                total = sum(lengths) + (path.split("/")[0] == "observations") * len(lengths)
+                arrays[path] = np.empty((total, *values.shape[1:]), _host_dtype(leaf))
             with np.errstate(over="ignore"):  # becomes infinite, and is found by `check`
                 arrays[path][stop[path] : stop[path] + len(values)] = values
             stop[path] += len(values)
     return arrays
 
 
-def _convert(stored: np.ndarray, path: str, leaf: Leaf, rows: int) -> np.ndarray:
-    """Return the values of a column, if they have the shape and kind that its space declares."""
+def _check_column(stored: np.ndarray, path: str, leaf: Leaf, rows: int) -> None:
+    """Raise a `UserError` if a column has not the shape and kind that its space declares."""
     shape = (rows, *leaf.space.shape)
     if stored.shape != shape:
         raise UserError(f"{path} has shape {stored.shape}, {shape} is expected")
@@ -141,8 +150,13 @@ def _convert(stored: np.ndarray, path: str, leaf: Leaf, rows: int) -> np.ndarray
             kinds, expected = "fiu", "numbers are"
     if stored.dtype.kind not in kinds:
         raise UserError(f"{path} has dtype {stored.dtype}, {expected} expected")
-    discrete = isinstance(leaf.space, Discrete)
-    return stored.astype(np.int64) - int(leaf.low) if discrete else stored
+
+
+def _convert(stored: np.ndarray, path: str, leaf: Leaf, layout: Layout) -> np.ndarray:
+    """Return choices counted from 0, and actions on [-1, 1]."""
+    if isinstance(leaf.space, Discrete):
+        return stored.astype(np.int64) - int(leaf.low)
+    return to_unit(stored, *layout.info.bounds) if path == "actions" else stored
 
 
 def _host_dtype(leaf: Leaf) -> np.dtype:

@@ -65,7 +65,7 @@ SECONDS = {"h2o": 0.7, "sac": 0.3, "darc": 0.6, "rlpd": 0.7, "cql": 1.0, "iql": 
 LEARNERS: dict[str, tuple[Any, bool, bool]] = {
     "h2o": (H2OConfig(experience=EXPERIENCE), True, True),
     "sac-sim": (SACConfig(experience=EXPERIENCE), False, True),
-    "sac-mixed": (SACConfig(experience=EXPERIENCE), True, True),
+    "mixture": (H2OConfig(experience=EXPERIENCE, use_ratio=False, penalty=0.0), True, True),
     "darc": (DARCConfig(experience=EXPERIENCE), True, True),
     "darc-plus": (DARCConfig(experience=EXPERIENCE, real_steps=True), True, True),
     "rlpd": (RLPDConfig(experience=replace(EXPERIENCE, warmup=5000), utd=1), True, True),

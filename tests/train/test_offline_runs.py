@@ -261,7 +261,11 @@ def test_observation_statistics_are_those_of_the_dataset(tmp_path):
             "h2o learns from a dataset and a simulator; name the former with dataset",
         ),
         (
-            {"agent": TRUSTING, "offline_steps": 20},
+            {"agent": TRUSTING},
+            "h2o acts in a simulator; name one with sim, such as gravity=2, or another program",
+        ),
+        (
+            {"agent": TRUSTING, "sim": IMPERFECT, "offline_steps": 20},
             "offline_steps must be left out: h2o always needs both, got 20",
         ),
         (

@@ -1,10 +1,10 @@
-"""The other half of oracles.py: learners of Stable-Baselines3 and d3rlpy, run in their own Python.
+"""The other half of oracles*.py: learners of Stable-Baselines3 and d3rlpy, run in their own Python.
 
     python scripts/reproduce/oracle_torch.py update GIVEN.npz RESULT.npz
     python scripts/reproduce/oracle_torch.py learn GIVEN.npz FOLDER --seeds S ... --updates N
     python scripts/reproduce/oracle_torch.py check --device cuda:0
 
-oracles.py writes GIVEN, runs this file and reads RESULT or the policies FOLDER/d3rlpy-S.npz;
+They write GIVEN, run this file and read RESULT or the policies FOLDER/d3rlpy-S.npz;
 nothing here knows of JAX. It needs torch and d3rlpy, an update of SAC stable-baselines3 too, and
 nothing of rlssm.
 """

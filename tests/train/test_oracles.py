@@ -1,6 +1,6 @@
-"""What the comparison with other packages hands to them (scripts/reproduce/oracles.py)."""
+"""What the comparison with other packages hands to them (scripts/reproduce)."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -14,16 +14,15 @@ from rlssm.data.dataset import DatasetInfo, Episode, from_episodes
 from rlssm.nn.actor_critic import apply
 from rlssm.types import Box, Inputs, Previous, Spec
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce" / "oracles.py"
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "reproduce"
 SEEDS, UPDATES = 2, 50
 
 
 @pytest.fixture(scope="module")
 def oracles():
-    spec = importlib.util.spec_from_file_location("reproduce_oracles", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        return importlib.import_module("oracles_learning")
 
 
 @pytest.fixture(scope="module")

@@ -105,8 +105,8 @@ def linear_scan(
 def _fastest(backend: str, a: Any, b: Any) -> str:
     # Measured by scripts/benchmark/scan.py on two CPU cores and on an H100. The kernel takes some
     # 40 s to compile there with its gradient, so it must be asked for. On a CPU the least
-    # arithmetic wins, 2 to 5 times over, but in one corner: a loop over a state of more than 16
-    # numbers costs some six times as much per step, which chunks pay sqrt(T) times instead of T
+    # arithmetic wins, 2 to 5 times over, but in one corner: a loop over a state of more than 20
+    # numbers costs some three times as much per step, which chunks pay sqrt(T) times instead of T
     # times, until there are too many numbers.
     length = shape_of(b)[0]
     if length == 1:
@@ -114,8 +114,9 @@ def _fastest(backend: str, a: Any, b: Any) -> str:
     if backend != "cpu":
         return "associative"
     numbers = math.prod(shape_of(b)[1:]) * (1 if kind_of(b) == "real" else 2)
-    narrow = 16 < numbers <= 64 and length >= 2048 and not varies_in_time(a, b)
-    return "chunked" if narrow else "sequential"
+    most = 0 if length < 1024 else 64 if length < 2048 else 128 if 4096 <= length <= 8192 else 96
+    chunks = 20 < numbers <= most and not varies_in_time(a, b)
+    return "chunked" if chunks else "sequential"
 
 
 # --- Arguments --------------------------------------------------------------------------------

@@ -463,11 +463,15 @@ def test_an_unknown_implementation_lists_the_known_ones() -> None:
     ("shape", "expected"),
     [
         ((1, 16, 64), "sequential"),
-        ((4096, 1, 8), "sequential"),  # the whole loop is one function
-        ((2048, 4, 4), "chunked"),
-        ((2047, 4, 4), "sequential"),
-        ((4096, 1, 32), "chunked"),
-        ((16384, 1, 33), "sequential"),  # arithmetic outweighs the price of a step
+        ((4096, 1, 10), "sequential"),  # the whole loop is one function
+        ((1024, 4, 4), "chunked"),
+        ((1023, 4, 4), "sequential"),
+        ((1024, 1, 33), "sequential"),  # arithmetic outweighs the price of a step
+        ((2048, 1, 48), "chunked"),
+        ((2048, 1, 64), "sequential"),
+        ((4096, 1, 64), "chunked"),
+        ((16384, 1, 48), "chunked"),
+        ((16384, 1, 64), "sequential"),
     ],
 )
 def test_on_a_cpu_chunks_are_for_long_scans_of_narrow_states(

@@ -112,4 +112,13 @@ _LOCK = HNPGConfig(
     critic_learning_rate=3e-4,
     discount=1.0,
 )
-PRESETS: dict[str, HNPGConfig] = {"default": HNPGConfig(), "lock": _LOCK}
+_SMALL = HNPGConfig(  # those of TRPO's
+    actor=MLPConfig((32, 32), "tanh"),
+    critic=MLPConfig((32, 32), "tanh"),
+    num_envs=8,
+    rollout_length=64,
+    critic_learning_rate=1e-2,
+    discount=0.9,
+    gae_lambda=0.95,
+)
+PRESETS: dict[str, HNPGConfig] = {"default": HNPGConfig(), "lock": _LOCK, "small": _SMALL}

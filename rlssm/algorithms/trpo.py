@@ -418,7 +418,17 @@ def batch_spec(config: TRPOConfig) -> Rollout:
     return Rollout(config.rollout_length, config.num_envs)
 
 
+# "small" is ours, for tasks the size of Pendulum.
 PRESETS: dict[str, TRPOConfig] = {
     "default": TRPOConfig(),
     "natural": TRPOConfig(line_search=False),
+    "small": TRPOConfig(
+        actor=MLPConfig((32, 32), "tanh"),
+        critic=MLPConfig((32, 32), "tanh"),
+        num_envs=8,
+        rollout_length=64,
+        critic_learning_rate=1e-2,
+        discount=0.9,
+        gae_lambda=0.95,
+    ),
 }

@@ -11,23 +11,27 @@ import pytest
 from replayed import assert_trees_close, from_env
 
 from rlssm.algorithms import hnpg, trpo
+from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.algorithms.trpo import TRPOConfig
 from rlssm.data import mixing
 from rlssm.data.dataset import DatasetInfo, from_episodes, to_episodes
+from rlssm.data.mixing import ExperienceConfig
 from rlssm.envs.base import Vectorized
 from rlssm.envs.locks import ContinuousLock
-from rlssm.envs.registry import EnvConfig
+from rlssm.envs.registry import EnvConfig, make
 from rlssm.envs.stateless import StatelessPendulum
 from rlssm.errors import UserError
+from rlssm.evaluation.evaluate import evaluate_seeds
+from rlssm.evaluation.statistics import bootstrap_interval, mean
 from rlssm.nn.cores import S5Config
 from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.natural_gradient import Trust, natural_step
 from rlssm.nn.torso import TorsoConfig
-from rlssm.train import recipes_lock
+from rlssm.train import recipes_lock, recipes_pendulum
 from rlssm.train.collect import rollout, start
 from rlssm.train.config import RunConfig
-from rlssm.train.program import on_policy
+from rlssm.train.program import make_program, on_policy
 from rlssm.types import Hybrid, Inputs, Rollout
 
 SMALL = MLPConfig((8,), "tanh")
@@ -289,3 +293,49 @@ def test_hnpg_opens_a_lock_of_five_and_trpo_does_not():
         print(10_000 * (block + 1), opened.round(3))
     assert (opened[:seeds] > 0.9).all()
     assert (opened[seeds:] < 0.1).all()
+
+
+@pytest.mark.learning
+def test_data_speed_up_one_network_for_all_steps():
+    """Area under the curve on pendulum/medium, eight seeds, against TRPO and BC; -s prints all.
+
+    A curve is the greedy policy's return after every 5,120 steps of 51,200. BC, which takes none,
+    counts what it comes to.
+    """
+    env, seeds, blocks = make(EnvConfig("Pendulum-v1")), 8, 10
+    data = jax.device_put(recipes_pendulum.build("pendulum/medium", 20_000, 0, False))
+    hybrid = on_policy(hnpg.PRESETS["small"], env)
+    cloning = BCConfig(
+        policy="gaussian", actor=MLPConfig((64, 64), "relu"), learning_rate=1e-3,
+        experience=ExperienceConfig(batch=256),
+    )  # fmt: skip
+    clone = make_program(cloning, env, online=False)
+    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+
+    def judged(program, state):
+        params, key = program.params(state), jax.random.key(7)
+        return np.asarray(
+            evaluate_seeds(env, program.policy, params, key, episodes=32).episode_return.mean(1)
+        )
+
+    def started(program, keys, hyper, phase):
+        state = jax.jit(jax.vmap(program.init))(keys, hyper)
+        return state, jax.jit(jax.vmap(program.chunks[phase], (0, None, None)), donate_argnums=0)
+
+    state, chunk = started(clone, keys, {}, "offline")
+    state, _ = chunk(state, data, jnp.int32(5000))
+    cloned = judged(clone, state)
+    print("BC", cloned.round())
+
+    weight = jnp.repeat(jnp.array([1.0, 0.0]), seeds)  # HNPG, then TRPO
+    state, chunk = started(hybrid, jnp.tile(keys, 2), {"offline_weight": weight}, "online")
+    curve = []
+    for block in range(blocks):
+        state, _ = chunk(state, data, jnp.int32(10))
+        curve.append(judged(hybrid, state))
+        print(5120 * (block + 1), curve[-1].round())
+    area = np.mean(curve, 0)
+    ours, plain = area[:seeds], area[seeds:]
+    print("areas: HNPG", ours.round(), "TRPO", plain.round())
+    for rival in (plain, cloned):
+        assert bootstrap_interval(mean, ours - rival)[0] > 0, "the data must help, by 95 %"

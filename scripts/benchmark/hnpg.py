@@ -1,6 +1,6 @@
 """What an update of HNPG on combination locks takes, by part, and the pace that it gives.
 
-    python scripts/benchmark/hnpg.py [--horizons 30 50] [--seeds 5] [--repeats 5] [--out FILE]
+    python scripts/benchmark/hnpg.py [--horizons 30 50] [--seeds 5] [--unroll 10] [--out FILE]
 
 Per horizon four programs are compiled ahead of time, members side by side by vmap:
 
@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlssm.algorithms import hnpg, trpo
+from rlssm.algorithms import hnpg, natural_update, trpo
 from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.data import mixing
 from rlssm.envs.base import Vectorized
@@ -127,12 +127,19 @@ def main() -> None:
     parser.add_argument("--horizons", type=int, nargs="+", default=[30, 50])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--unroll", type=int, help="of the critic's steps, on a GPU")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     args = parser.parse_args()
+    natural_update.UNROLL = args.unroll or natural_update.UNROLL
     device = jax.devices()[0]
     print(f"{device.device_kind} ({device.platform}), jax {jax.__version__}, {args.seeds} seeds")
     print("horizon  rollout  critic fit  policy step  round (min to max) ms   steps/s  compile s")
-    record = {"device": device.device_kind, "jax": jax.__version__, "seeds": args.seeds}
+    record = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "seeds": args.seeds,
+        "unroll": natural_update.UNROLL,
+    }
     found: dict[int, Any] = {}
     for horizon in args.horizons:
         found[horizon] = row = measure(horizon, args.seeds, args.repeats)

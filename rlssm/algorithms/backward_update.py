@@ -69,7 +69,7 @@ def learn_backwards(
     for i, part in enumerate(parts):
         if part.sample is None:
             action = policies[i].sample(jax.random.fold_in(act_key, i))
-            rows = by_step((features[i], as_taken(method.action, action)))
+            rows = by_step((features[i], as_taken(method.clip, action)))
             earned = jax.vmap(partial(q_value, method.critic))(critic, *rows)
             judged.append((action, without(earned) - values[i]))
         else:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 from rlssm.nn.actor_critic import Actor, Critic, apply
 from rlssm.nn.distributions import Categorical, Distribution
 from rlssm.nn.natural_gradient import Trust, natural_step
-from rlssm.types import Box, Carry, Discrete, Inputs, Metrics, Params, Trajectory
+from rlssm.types import Carry, Inputs, Metrics, Params, Trajectory
 
 Weight = Array | float
 
@@ -33,7 +33,7 @@ class Method(NamedTuple):
 
     actor: Actor
     critic: Critic
-    action: Discrete | Box
+    clip: bool  # whether actions are clipped to [-1, 1]
     critic_steps: int
     value_samples: int
     cg_iterations: int
@@ -118,13 +118,13 @@ def choices(method: Method, policy: Distribution, key: Array) -> Choices:
         every = jnp.broadcast_to(jnp.arange(policy.logits.shape[-1]), policy.logits.shape)
         return Choices(every, jax.nn.softmax(policy.logits))
     keys = jax.random.split(key, method.value_samples)
-    drawn = as_taken(method.action, jax.vmap(policy.sample, out_axes=2)(keys))
+    drawn = as_taken(method.clip, jax.vmap(policy.sample, out_axes=2)(keys))
     return Choices(drawn, jnp.full(drawn.shape[:3], 1 / method.value_samples))
 
 
-def as_taken(action: Discrete | Box, sample: Array) -> Array:
+def as_taken(clip: bool, sample: Array) -> Array:
     """Return what the environment is given for a sample of the policy."""
-    return jnp.clip(sample, -1.0, 1.0) if isinstance(action, Box) else sample
+    return jnp.clip(sample, -1.0, 1.0) if clip else sample
 
 
 def remember(critic: Critic, params: Params, carry: Carry, seen: Inputs, reset: Array) -> Any:

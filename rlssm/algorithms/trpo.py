@@ -62,6 +62,7 @@ from rlssm.nn.heads import policy_head
 from rlssm.nn.mlp import MLPConfig, Precision
 from rlssm.nn.torso import TorsoConfig
 from rlssm.types import (
+    Box,
     Carry,
     Inputs,
     Key,
@@ -117,6 +118,9 @@ class TRPOConfig:
     line_search: bool = True
     """Whether a step is halved, up to ten times, until it improves and stays within the bound;
     without, it is the natural policy gradient's."""
+    clip_actions: bool = True
+    """Whether continuous actions are clipped to [-1, 1] before environment and critic see them.
+    HNPG on locks, which take any: no."""
     precision: Precision = "highest"
     """Matmul precision of the networks; on a GPU "default" is TF32 and "highest" float32."""
 
@@ -224,8 +228,8 @@ def act(
         greedy: whether to take the mode in place of a sample.
 
     Returns:
-        The action `[B, *A]` (a continuous one clipped to [-1, 1]), the next carry, and the
-        unclipped `sample`.
+        The action `[B, *A]` (a continuous one clipped to [-1, 1] with `clip_actions`), the next
+        carry, and the unclipped `sample`.
     """
     nets = networks(config, spec)
     rows = jax.tree.map(lambda x: x[None], (seen, reset))
@@ -240,7 +244,12 @@ def act(
         policy = jax.tree.map(lambda x: x[:, :, 0], policy)
         carry = step + 1
     sample = policy.mode() if greedy else policy.sample(key)
-    return as_taken(spec.action, sample)[0], carry, {"sample": sample[0]}
+    return as_taken(clips(config, spec), sample)[0], carry, {"sample": sample[0]}
+
+
+def clips(config: TRPOConfig, spec: Spec) -> bool:
+    """Return whether samples are clipped on their way to the environment."""
+    return config.clip_actions and isinstance(spec.action, Box)
 
 
 # --- What is learnt from ----------------------------------------------------------------------
@@ -282,7 +291,7 @@ def learn(
     """
     nets = networks(config, spec)
     method = Method(
-        nets.actor, nets.critic, spec.action, config.critic_steps, config.value_samples,
+        nets.actor, nets.critic, clips(config, spec), config.critic_steps, config.value_samples,
         config.cg_iterations, halvings=10 if config.line_search else 0,
     )  # fmt: skip
     if config.per_step:
@@ -325,7 +334,7 @@ def _learn_at_once(
     for i, part in enumerate(parts):
         if part.sample is None:
             action = policies[i].sample(jax.random.fold_in(act_key, i))
-            taken = as_taken(method.action, action)
+            taken = as_taken(method.clip, action)
             value = q_value(method.critic, critic, features[i], taken)
             judged.append((action, value - values[i][:-1]))
         else:

@@ -24,7 +24,7 @@ from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.collect import rollout, start
 from rlssm.train.program import on_policy
-from rlssm.types import Box, Discrete, Inputs, Previous, Spec, inputs, unrolled
+from rlssm.types import Box, Discrete, Inputs, Previous, Spec, example_inputs, inputs, unrolled
 
 T, B = 5, 3
 SMALL = MLPConfig((16,), "tanh")
@@ -176,6 +176,21 @@ def test_acting_step_by_step_equals_unrolling():
     )
     again = bootstrap_rows(part.steps)
     assert again.mask.shape == part.steps.mask.shape
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_actions_are_clipped_where_it_is_asked_for(clip):
+    env, setting = StatelessPendulum(max_steps=7), config(clip_actions=clip)
+    nets = trpo.networks(setting, env.spec)
+    params = trpo.init(setting, env.spec, jax.random.key(0)).params
+    seen, reset = jax.tree.map(
+        lambda x: jnp.zeros((64, *x.shape[2:]), x.dtype), example_inputs(env.spec)
+    )
+    carry, key = nets.initial_carry(64), jax.random.key(1)
+    action, _, extras = trpo.act(setting, env.spec, params, seen, reset, carry, key, greedy=False)
+    assert np.abs(extras["sample"]).max() > 1.5
+    limit = 1 if clip else np.inf
+    np.testing.assert_array_equal(action, np.clip(extras["sample"], -limit, limit))
 
 
 # --- A network per step -----------------------------------------------------------------------

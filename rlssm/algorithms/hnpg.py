@@ -22,8 +22,8 @@ The paper's weight is that of the on-policy term: its λ is 1 / w, up to a commo
 this is TRPO. Discrete actions take the categorical policy, the paper's hybrid actor-critic with
 networks in place of a table. Departures from the program: V(s') is the mean over `value_samples`
 actions rather than of one; the data are drawn in whole episodes rather than by step; the line
-search keeps the KL's bound, as the paper says; actions are clipped to [-1, 1], and the critic sees
-them so; float32. Measured: docs/hnpg.md.
+search keeps the KL's bound, as the paper says; float32. Without `clip_actions` actions are as they
+are drawn, as there: locks need that. Measured: docs/hnpg.md.
 """
 
 import math
@@ -102,14 +102,25 @@ def batch_spec(config: HNPGConfig) -> Rollout:
     return replace(trpo.batch_spec(config), offline="episodes" if config.per_step else "windows")
 
 
-# The paper's setting for locks; give rollout_length the horizon, and num_envs 1000 over it.
+# The paper's setting for locks; give rollout_length the horizon, and num_envs 1000 over it. Kernels
+# have the deviation of the program's, which leaves tanh unsaturated before a lock's observations.
 _LOCK = HNPGConfig(
     per_step=True,
-    actor=MLPConfig((16, 16), "tanh"),
-    critic=MLPConfig((64, 64), "tanh"),
+    actor=MLPConfig((16, 16), "tanh", kernel_scale=3**-0.5),
+    critic=MLPConfig((64, 64), "tanh", kernel_scale=3**-0.5),
+    clip_actions=False,
     num_envs=100,
     rollout_length=10,
     critic_learning_rate=3e-4,
     discount=1.0,
 )
-PRESETS: dict[str, HNPGConfig] = {"default": HNPGConfig(), "lock": _LOCK}
+_SMALL = HNPGConfig(  # those of TRPO's
+    actor=MLPConfig((32, 32), "tanh"),
+    critic=MLPConfig((32, 32), "tanh"),
+    num_envs=8,
+    rollout_length=64,
+    critic_learning_rate=1e-2,
+    discount=0.9,
+    gae_lambda=0.95,
+)
+PRESETS: dict[str, HNPGConfig] = {"default": HNPGConfig(), "lock": _LOCK, "small": _SMALL}

@@ -24,25 +24,42 @@ also counts in the step's length, as in the HNPG program. Measured: docs/trpo.md
 
 import math
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float
 
+from rlssm.algorithms.backward_update import learn_backwards
+from rlssm.algorithms.natural_update import (
+    Method,
+    Part,
+    Sample,
+    Targets,
+    apart,
+    as_taken,
+    beside,
+    choices,
+    improve,
+    learner_of,
+    mean_of,
+    q_value,
+    regress,
+    remember,
+    shares_of_all,
+    shares_of_means,
+    state_value,
+)
 from rlssm.data.mixing import bootstrap_rows
 from rlssm.errors import require
-from rlssm.kernels.returns import discounted_returns, gae, lambda_returns
+from rlssm.kernels.returns import gae, lambda_returns
 from rlssm.nn.actor_critic import Actor, Critic, History, apply, has_memory, require_torso_fits
 from rlssm.nn.cores import CoreConfig, NoneConfig
-from rlssm.nn.distributions import Categorical, Distribution
+from rlssm.nn.distributions import Distribution
 from rlssm.nn.heads import policy_head
 from rlssm.nn.mlp import MLPConfig, Precision
-from rlssm.nn.natural_gradient import Trust, natural_step
 from rlssm.nn.torso import TorsoConfig
 from rlssm.types import (
     Box,
@@ -55,7 +72,6 @@ from rlssm.types import (
     Spec,
     Trajectory,
     example_inputs,
-    inputs,
     unrolled,
     zeros,
 )
@@ -102,6 +118,9 @@ class TRPOConfig:
     line_search: bool = True
     """Whether a step is halved, up to ten times, until it improves and stays within the bound;
     without, it is the natural policy gradient's."""
+    clip_actions: bool = True
+    """Whether continuous actions are clipped to [-1, 1] before environment and critic see them.
+    HNPG on locks, which take any: no."""
     precision: Precision = "highest"
     """Matmul precision of the networks; on a GPU "default" is TF32 and "highest" float32."""
 
@@ -209,14 +228,14 @@ def act(
         greedy: whether to take the mode in place of a sample.
 
     Returns:
-        The action `[B, *A]` (a continuous one clipped to [-1, 1]), the next carry, and the
-        unclipped `sample`.
+        The action `[B, *A]` (a continuous one clipped to [-1, 1] with `clip_actions`), the next
+        carry, and the unclipped `sample`.
     """
     nets = networks(config, spec)
     rows = jax.tree.map(lambda x: x[None], (seen, reset))
     if nets.horizon is None:
         actor_carry, policy = apply(nets.actor, params["actor"], carry[0], *rows)
-        carry = actor_carry, _remember(nets.critic, params["critic"], carry[1], *rows)[0]
+        carry = actor_carry, remember(nets.critic, params["critic"], carry[1], *rows)[0]
     else:
         step = jnp.minimum(jnp.where(reset, 0, carry), nets.horizon - 1)
         own = jax.tree.map(lambda x: x[step], params["actor"])
@@ -225,43 +244,15 @@ def act(
         policy = jax.tree.map(lambda x: x[:, :, 0], policy)
         carry = step + 1
     sample = policy.mode() if greedy else policy.sample(key)
-    return as_taken(spec, sample)[0], carry, {"sample": sample[0]}
+    return as_taken(clips(config, spec), sample)[0], carry, {"sample": sample[0]}
 
 
-def as_taken(spec: Spec, sample: Array) -> Array:
-    """Return what the environment is given for a sample of the policy."""
-    return jnp.clip(sample, -1.0, 1.0) if isinstance(spec.action, Box) else sample
-
-
-def _remember(critic: Critic, params: Params, carry: Carry, seen: Inputs, reset: Array) -> Any:
-    """Return (carry, features) of the critic's history."""
-    return apply(critic, params, carry, seen, reset, method=lambda m, *rows: m.history(*rows))
+def clips(config: TRPOConfig, spec: Spec) -> bool:
+    """Return whether samples are clipped on their way to the environment."""
+    return config.clip_actions and isinstance(spec.action, Box)
 
 
 # --- What is learnt from ----------------------------------------------------------------------
-
-
-class Part(NamedTuple):
-    """Steps of one source, `[T, B]`; `carry` of the steps is that of `Networks`.
-
-    `sample` are the policy's own actions, unclipped; None where others took them. Then the value
-    is learnt by its own bootstrap, and the policy from actions that it draws anew.
-    """
-
-    steps: Trajectory
-    sample: Array | None
-    weight: Array | float
-
-
-class Sample(NamedTuple):
-    """Actions of the old policy and how good they were, `[T, B]`."""
-
-    seen: Inputs
-    reset: Bool[Array, "T B"]
-    carry: Carry  # the actor's, leaves [B, ...]
-    action: Array  # unclipped
-    advantage: Float[Array, "T B"]
-    mask: Bool[Array, "T B"]
 
 
 def own_part(config: TRPOConfig, spec: Spec, batch: Trajectory) -> Part:
@@ -285,63 +276,7 @@ def _with_room(spec: Spec, batch: Trajectory) -> Trajectory:
     return batch._replace(step=step, first=first, reset=reset, mask=mask)
 
 
-def weighted_mean(terms: list[tuple[Array, Array, Array | float]]) -> Array:
-    """Return the mean over all valid entries, from (values, mask, weight) of each source."""
-    total = sum(weight * jnp.sum(jnp.where(mask, x, 0)) for x, mask, weight in terms)
-    count = sum(weight * jnp.sum(mask) for _, mask, weight in terms)
-    return jnp.asarray(total / jnp.maximum(count, 1))
-
-
-# --- Values -----------------------------------------------------------------------------------
-
-
-def q_value(critic: Critic, params: Params, features: Array, action: Array) -> Array:
-    """Return the value of actions `[*N, T, B, *A]` at features `[T, B, H]`."""
-    return apply(critic, params, features, action, method=Critic.value)[0]
-
-
-def state_value(
-    config: TRPOConfig, spec: Spec, params: Params, features: Array, policy: Distribution, key: Key
-) -> Float[Array, "T B"]:
-    """Return the policy's mean value at features `[T, B, H]`."""
-    critic = networks(config, spec).critic
-    if isinstance(policy, Categorical):
-        choices = jnp.arange(policy.logits.shape[-1])[:, None, None]
-        every = jnp.broadcast_to(choices, (len(choices), *features.shape[:-1]))
-        odds = jnp.moveaxis(jax.nn.softmax(policy.logits), -1, 0)
-        return jnp.sum(odds * q_value(critic, params, features, every), 0)
-    drawn = jax.vmap(policy.sample)(jax.random.split(key, config.value_samples))
-    return q_value(critic, params, features, as_taken(spec, drawn)).mean(0)
-
-
-def regress(
-    critic: Critic, rate: Array, learner: tuple[Params, Any], steps: int, data: list
-) -> tuple[tuple[Params, Any], Array]:
-    """Take steps of Adam towards targets; return (critic, Adam's state) and the last loss.
-
-    `data` holds (carry, seen, reset, action, target, mask, weight) of each source; each source's
-    mean squared error counts by its weight.
-    """
-
-    def loss_of(params: Params) -> Array:
-        total = jnp.zeros(())
-        for carry, seen, reset, action, target, mask, weight in data:
-            features = _remember(critic, params, carry, seen, reset)[1]
-            error = jnp.square(q_value(critic, params, features, action) - target)
-            total += weight * weighted_mean([(error, mask, 1.0)])
-        return total
-
-    def step(learner: tuple[Params, Any], _: None) -> tuple[tuple[Params, Any], Array]:
-        params, opt_state = learner
-        loss, grad = jax.value_and_grad(loss_of)(params)
-        change, opt_state = optax.adam(rate).update(grad, opt_state, params)
-        return (optax.apply_updates(params, change), opt_state), loss
-
-    learner, losses = jax.lax.scan(step, learner, None, steps)
-    return learner, losses[-1]
-
-
-# --- One network for all steps ----------------------------------------------------------------
+# --- Learning ---------------------------------------------------------------------------------
 
 
 def learn(
@@ -351,65 +286,107 @@ def learn(
 
     Args:
         parts: the agent's own steps first.
-        sweeps: how often the bootstrapped targets of others' steps are computed anew.
+        sweeps: how often the bootstrapped targets of others' steps are computed anew, where one
+            network serves all steps.
     """
+    nets = networks(config, spec)
+    method = Method(
+        nets.actor, nets.critic, clips(config, spec), config.critic_steps, config.value_samples,
+        config.cg_iterations, halvings=10 if config.line_search else 0,
+    )  # fmt: skip
     if config.per_step:
-        return learn_backwards(config, spec, state, parts)
-    nets, hyper, params = networks(config, spec), state.hyper, state.params
-    key, fit_key, judge_key, act_key = jax.random.split(state.key, 4)
+        key, *keys = jax.random.split(state.key, 3)
+        params, metrics = learn_backwards(method, state.hyper, state.params, keys, parts)
+    else:
+        key, *keys = jax.random.split(state.key, 4)
+        params, metrics = _learn_at_once(method, state.hyper, state.params, keys, parts, sweeps)
+    return state.replace(params=params, key=key), metrics
+
+
+class Seen(NamedTuple):
+    """What was seen before and after every step of all parts, and the old policy there."""
+
+    rows: tuple[Inputs, Bool[Array, "T1 B"]]
+    memory: tuple[Carry, Carry]  # of actor and critic, leaves [B, ...]
+    policies: list[Distribution]  # of each part, [T_i + 1, B_i]
+
+
+def _learn_at_once(
+    method: Method,
+    hyper: dict[str, Array],
+    params: dict[str, Any],
+    keys: list[Key],
+    parts: list[Part],
+    sweeps: int,
+) -> tuple[dict[str, Any], Metrics]:
+    """Return new params and metrics, from one network for all steps."""
+    fit_key, judge_key, act_key = keys
+    rows = beside([unrolled(part.steps) for part in parts])
+    memory = jax.tree.map(lambda *x: jnp.concatenate(x), *[part.steps.carry for part in parts])
+    policy = apply(method.actor, params["actor"], memory[0], *rows)[1]
+    seen = Seen(rows, memory, apart(policy, parts, 1))
+    critic, loss = _fit(method, hyper, params["critic"], seen, fit_key, parts, sweeps)
+    values = _values(method, critic, seen, judge_key, parts)
+    rows, policies = jax.tree.map(lambda x: x[:-1], (rows, seen.policies))
+
+    features = apart(remember(method.critic, critic, memory[1], *rows)[1], parts)
+    judged = []
+    for i, part in enumerate(parts):
+        if part.sample is None:
+            action = policies[i].sample(jax.random.fold_in(act_key, i))
+            taken = as_taken(method.clip, action)
+            value = q_value(method.critic, critic, features[i], taken)
+            judged.append((action, value - values[i][:-1]))
+        else:
+            judged.append((part.sample, _own_advantage(hyper, part, values[i])))
+    sample = Sample(*rows, memory[0], *beside(judged), shares_of_all(parts))
+    actor, metrics = improve(method, hyper, params["actor"], sample)
+    metrics |= {
+        "actor/entropy": mean_of(policies[0].entropy(), parts[0]),
+        "critic/loss": loss,
+        "critic/value_mean": mean_of(values[0][:-1], parts[0]),
+    }
+    return {"actor": actor, "critic": critic}, metrics
+
+
+def _fit(
+    method: Method,
+    hyper: dict[str, Array],
+    critic: Params,
+    seen: Seen,
+    key: Key,
+    parts: list[Part],
+    sweeps: int,
+) -> tuple[Params, Float[Array, ""]]:
+    """Return the critic fitted to all parts, and the last loss.
+
+    Own steps keep the targets of the first sweep.
+    """
     rate = hyper["critic_learning_rate"]
-    rows = [unrolled(part.steps) for part in parts]
-    memories = [part.steps.carry for part in parts]
-    policies = [
-        apply(nets.actor, params["actor"], memory[0], *row)[1]
-        for memory, row in zip(memories, rows, strict=True)
-    ]
-
-    def values(critic: Params, key: Key) -> list[Array]:
-        """Return the value of every row, one more than there are steps."""
-        return [
-            state_value(
-                config, spec, critic, _remember(nets.critic, critic, memory[1], *row)[1], policy,
-                jax.random.fold_in(key, i),
-            )
-            for i, (memory, row, policy) in enumerate(zip(memories, rows, policies, strict=True))
-        ]  # fmt: skip
-
-    learner, targets = (params["critic"], optax.adam(rate).init(params["critic"])), []
+    rows = jax.tree.map(lambda x: x[:-1], seen.rows)
+    action, share = beside([part.steps.step.action for part in parts]), shares_of_means(parts)
+    learner, targets = learner_of(critic, rate), []
     loss = jnp.zeros(())
     for sweep in range(sweeps):
-        following = [v[1:] for v in values(learner[0], jax.random.fold_in(fit_key, sweep))]
-        fresh = [_target(hyper, *pair) for pair in zip(parts, following, strict=True)]
+        values = _values(method, learner.params, seen, jax.random.fold_in(key, sweep), parts)
+        fresh = [_target(hyper, part, v[1:]) for part, v in zip(parts, values, strict=True)]
         targets = [targets[0] if sweep else fresh[0], *fresh[1:]]
-        data = [
-            (memory[1], *jax.tree.map(lambda x: x[:-1], row), part.steps.step.action, target,
-             part.steps.mask, part.weight)
-            for part, memory, row, target in zip(parts, memories, rows, targets, strict=True)
-        ]  # fmt: skip
-        learner, loss = regress(nets.critic, rate, learner, config.critic_steps // sweeps, data)
+        data = Targets(seen.memory[1], *rows, action, beside(targets), share)
+        steps = method.critic_steps // sweeps
+        learner, loss = regress(method.critic, rate, learner, steps, data)
+    return learner.params, loss
 
-    critic = learner[0]
-    samples, judged = [], values(critic, judge_key)
-    for i, part in enumerate(parts):
-        seen, reset = jax.tree.map(lambda x: x[:-1], rows[i])
-        policy = jax.tree.map(lambda x: x[:-1], policies[i])
-        if part.sample is None:
-            action = policy.sample(jax.random.fold_in(act_key, i))
-            features = _remember(nets.critic, critic, memories[i][1], seen, reset)[1]
-            value = q_value(nets.critic, critic, features, as_taken(spec, action))
-            advantage = value - judged[i][:-1]
-        else:
-            action, step = part.sample, part.steps.step
-            ended = step.truncated | _last_valid(part.steps.mask)
-            advantage = gae(
-                step.reward, judged[i][:-1], judged[i][1:], step.terminated, ended,
-                hyper["discount"], hyper["gae_lambda"],
-            )  # fmt: skip
-        samples.append(Sample(seen, reset, memories[i][0], action, advantage, part.steps.mask))
-    weights = [part.weight for part in parts]
-    actor, metrics = improve(config, nets.actor, hyper, weights, params["actor"], samples)
-    metrics |= {"critic/loss": loss, "critic/value_mean": _mean_value(judged[0][:-1], parts[0])}
-    return state.replace(params={"actor": actor, "critic": critic}, key=key), metrics
+
+def _values(
+    method: Method, critic: Params, seen: Seen, key: Key, parts: list[Part]
+) -> list[Float[Array, "T1 B"]]:
+    """Return the values of every part's rows, one more than it has steps."""
+    features = remember(method.critic, critic, seen.memory[1], *seen.rows)[1]
+    made = beside([
+        choices(method, policy, jax.random.fold_in(key, i))
+        for i, policy in enumerate(seen.policies)
+    ])  # fmt: skip
+    return apart(state_value(method.critic, critic, features, made), parts, 1)
 
 
 def _target(hyper: dict[str, Array], part: Part, following: Array) -> Array:
@@ -420,147 +397,19 @@ def _target(hyper: dict[str, Array], part: Part, following: Array) -> Array:
     return lambda_returns(step.reward, following, step.terminated, ended, hyper["discount"], lam)
 
 
+def _own_advantage(hyper: dict[str, Array], part: Part, value: Array) -> Array:
+    """Return the generalised estimate of own steps, from values of one row more."""
+    step = part.steps.step
+    ended = step.truncated | _last_valid(part.steps.mask)
+    return gae(
+        step.reward, value[:-1], value[1:], step.terminated, ended, hyper["discount"],
+        hyper["gae_lambda"],
+    )  # fmt: skip
+
+
 def _last_valid(mask: Bool[Array, "T B"]) -> Bool[Array, "T B"]:
     """Return the valid rows that no valid row follows."""
     return mask & ~jnp.concatenate([mask[1:], jnp.zeros_like(mask[:1])])
-
-
-def _mean_value(value: Array, part: Part) -> Array:
-    return weighted_mean([(value, part.steps.mask, 1.0)])
-
-
-# --- A network for each step ------------------------------------------------------------------
-
-
-def learn_backwards(
-    config: TRPOConfig, spec: Spec, state: TRPOState, parts: list[Part]
-) -> tuple[TRPOState, Metrics]:
-    """Do the same with a network per step, on parts of whole episodes: row h is step h.
-
-    The critic of step h is fitted after that of step h + 1, whose value of the next observation
-    others' steps bootstrap from; nothing follows the last.
-    """
-    nets, hyper, params = networks(config, spec), state.hyper, state.params
-    key, fit_key, act_key = jax.random.split(state.key, 3)
-    rate = hyper["critic_learning_rate"]
-    keys = jax.random.split(fit_key, config.rollout_length)
-    rows = [
-        jax.tree.map(lambda x: x[:, None], (inputs(part.steps), part.steps.reset)) for part in parts
-    ]
-    one = lambda p, *row: apply(nets.actor, p, (), *row)[1]  # noqa: E731
-    policies = [jax.vmap(one)(params["actor"], *row) for row in rows]
-    earned = [_earned(hyper, part) for part in parts]
-    steps = [(part.steps.step.action, part.steps.step.reward, part.steps.mask) for part in parts]
-
-    def fit(following: list[Array], at: Any) -> tuple[list[Array], tuple]:
-        critic, key, rows, policies, earned, steps = at
-        data = [
-            ((), *rows[i], action[None], reward + hyper["discount"] * following[i]
-             if earned[i] is None else earned[i][None], mask[None], part.weight)
-            for i, (part, (action, reward, mask)) in enumerate(zip(parts, steps, strict=True))
-        ]  # fmt: skip
-        fresh = critic, optax.adam(rate).init(critic)
-        (critic, _), loss = regress(nets.critic, rate, fresh, config.critic_steps, data)
-        values = [
-            state_value(
-                config, spec, critic, _remember(nets.critic, critic, (), *row)[1], policy,
-                jax.random.fold_in(key, i),
-            )
-            for i, (row, policy) in enumerate(zip(rows, policies, strict=True))
-        ]  # fmt: skip
-        return values, (critic, values, loss)
-
-    nothing = [jnp.zeros((1, part.steps.mask.shape[1])) for part in parts]
-    along = (params["critic"], keys, rows, policies, earned, steps)
-    _, (critic, values, loss) = jax.lax.scan(fit, nothing, along, reverse=True)
-
-    samples = []
-    for i, part in enumerate(parts):
-        step, value = part.steps.step, values[i][:, 0]
-        if part.sample is None:
-            action = policies[i].sample(jax.random.fold_in(act_key, i))
-            judge = lambda p, row, a: q_value(  # noqa: E731
-                nets.critic, p, _remember(nets.critic, p, (), *row)[1], as_taken(spec, a)
-            )
-            advantage = jax.vmap(judge)(critic, rows[i], action) - values[i]
-        else:
-            action = part.sample[:, None]
-            following = jnp.concatenate([value[1:], jnp.zeros_like(value[:1])])
-            advantage = gae(
-                step.reward, value, following, step.terminated, step.truncated,
-                hyper["discount"], hyper["gae_lambda"],
-            )[:, None]  # fmt: skip
-        samples.append(Sample(*rows[i], (), action, advantage, part.steps.mask[:, None]))
-    weights = [part.weight for part in parts]
-    step_up = partial(improve, config, nets.actor, hyper, weights)
-    actor, metrics = jax.vmap(step_up)(params["actor"], samples)
-    metrics = jax.tree.map(jnp.mean, metrics)
-    first = parts[0].steps.first
-    whole = first[0].all() & ~first[1:].any()
-    metrics |= {
-        "critic/loss": loss.mean(),
-        "critic/value_mean": _mean_value(values[0][:, 0], parts[0]),
-        # Not a number, which stops the run, where episodes have another length.
-        "episode/one_per_rollout": jnp.where(whole, 1.0, jnp.nan),
-    }
-    return state.replace(params={"actor": actor, "critic": critic}, key=key), metrics
-
-
-def _earned(hyper: dict[str, Array], part: Part) -> Array | None:
-    """Return the Monte-Carlo return of own steps."""
-    if part.sample is None:
-        return None
-    step = part.steps.step
-    return discounted_returns(step.reward, step.terminated, step.truncated, hyper["discount"])
-
-
-# --- The policy's step ------------------------------------------------------------------------
-
-
-def improve(
-    config: TRPOConfig,
-    actor: Actor,
-    hyper: dict[str, Array],
-    weights: list[Array | float],
-    params: Params,
-    samples: list[Sample],
-) -> tuple[Params, Metrics]:
-    """Take one step up the surrogate within the bound on the mean KL divergence.
-
-    Both are means over all samples, those of each source counting by its weight.
-    """
-    old = policies(actor, params, samples)
-    trust = Trust(
-        hyper["max_kl"], hyper["damping"], config.cg_iterations, 10 if config.line_search else 0
-    )
-    params, step = natural_step(
-        lambda params: surrogate(actor, params, samples, weights, old),
-        lambda params: divergence(actor, params, samples, weights, old),
-        params,
-        trust,
-    )
-    entropy = weighted_mean([(old[0].entropy(), samples[0].mask, 1.0)])
-    return params, {f"actor/{name}": x for name, x in step.items()} | {"actor/entropy": entropy}
-
-
-def policies(actor: Actor, params: Params, samples: list[Sample]) -> list[Any]:
-    """Return the policy of each source's samples."""
-    return [apply(actor, params, s.carry, s.seen, s.reset)[1] for s in samples]
-
-
-def surrogate(actor: Actor, params: Params, samples: list, weights: list, old: list) -> Array:
-    """Return the mean of advantage times probability ratio (1502.05477, equation 14)."""
-    terms = []
-    for policy, before, s in zip(policies(actor, params, samples), old, samples, strict=True):
-        ratio = jnp.exp(policy.log_prob(s.action) - before.log_prob(s.action))
-        terms.append((ratio * s.advantage, s.mask))
-    return weighted_mean([(*term, weight) for term, weight in zip(terms, weights, strict=True)])
-
-
-def divergence(actor: Actor, params: Params, samples: list, weights: list, old: list) -> Array:
-    """Return the mean KL divergence from the old policies."""
-    now = zip(policies(actor, params, samples), old, samples, weights, strict=True)
-    return weighted_mean([(before.kl(policy), s.mask, w) for policy, before, s, w in now])
 
 
 # --- The contract -----------------------------------------------------------------------------
@@ -578,7 +427,17 @@ def batch_spec(config: TRPOConfig) -> Rollout:
     return Rollout(config.rollout_length, config.num_envs)
 
 
+# "small" is ours, for tasks the size of Pendulum.
 PRESETS: dict[str, TRPOConfig] = {
     "default": TRPOConfig(),
     "natural": TRPOConfig(line_search=False),
+    "small": TRPOConfig(
+        actor=MLPConfig((32, 32), "tanh"),
+        critic=MLPConfig((32, 32), "tanh"),
+        num_envs=8,
+        rollout_length=64,
+        critic_learning_rate=1e-2,
+        discount=0.9,
+        gae_lambda=0.95,
+    ),
 }

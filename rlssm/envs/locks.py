@@ -11,15 +11,16 @@ distracting reward of 0.1 is paid half of the time,
 
 Uniformly random actions open the lock with probability 10^-H. There are
 
-- `ContinuousLock`: an action in [-1, 1]^10, of which the latent one is drawn with probabilities
-  softmax(action / temperature). The paper writes a temperature of 1, with which the best action is
-  right with probability 0.45 and a one-hot one with 0.23; the program has 0.1.
+- `ContinuousLock`: ten preferences, of which the latent action is drawn with probabilities
+  softmax(action / temperature). Any numbers will do; those of its datasets are in [-1, 1]. The
+  paper writes a temperature of 1, with which the best action in [-1, 1] is right with probability
+  0.45 and a one-hot one with 0.23; the program has 0.1.
 - `ImageLock`: the same, seen through features as of a random image of class 3 h + s.
 - `DiscreteLock`: the latent action itself, and mode "paper": Hy-Q's lock.
 
 Sources: Zhou et al. 2023 (arXiv 2311.08384), experiments and appendix, and their program; Song et
-al. 2022 (arXiv 2210.06718) for the discrete lock. Departures: actions lie in [-1, 1], where the
-program takes any; Gaussian clusters stand for the images' features.
+al. 2022 (arXiv 2210.06718) for the discrete lock. Departure: Gaussian clusters stand for the
+images' features.
 """
 
 import functools

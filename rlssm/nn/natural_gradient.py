@@ -79,10 +79,10 @@ def natural_step(
         `improvement` of the objective and `accepted` (0 or 1) of the step, and `grad_norm`.
     """
     flat, unflatten = ravel_pytree(params)
-    slope = jax.grad(lambda x: divergence(unflatten(x)))
+    bend = jax.linearize(jax.grad(lambda x: divergence(unflatten(x))), flat)[1]
 
     def product(vector: Vector) -> Vector:
-        return jax.jvp(slope, (flat,), (vector,))[1] + trust.damping * vector
+        return bend(vector) + trust.damping * vector
 
     before, gradient = jax.value_and_grad(lambda x: objective(unflatten(x)))(flat)
     direction = conjugate_gradient(product, gradient, trust.iterations)

@@ -9,7 +9,7 @@ not (on one CPU device).
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -27,7 +27,13 @@ from rlssm.train.program import Chunk, Data, LoopState, PhaseName, collected, un
 from rlssm.train.run import Best, Run
 
 
-def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> Run:
+def fit(
+    config: RunConfig,
+    directory: str | Path,
+    *,
+    progress: bool = True,
+    enough: Callable[[Run], bool] | None = None,
+) -> Run:
     """Train until `config.steps`, from scratch or from the directory's last checkpoint.
 
     Args:
@@ -35,6 +41,8 @@ def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> R
         directory: the run directory; made if missing. One that holds the same configuration is
             resumed, one that is complete is left alone.
         progress: whether to show a progress bar.
+        enough: asked at every log point, after its metrics were written; where it says so, the
+            run ends there and is complete.
 
     Returns:
         The run: complete, unless SIGINT or SIGTERM stopped it.
@@ -62,7 +70,8 @@ def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> R
         ) as log,
         stop_on_signal() as stop,
     ):
-        while done < cadence.total and not stop.requested:
+        last = done >= cadence.total
+        while not (last or stop.requested):
             phase, until = next(x for x in config.schedule if done < x[1])
             count = min(cadence.log - done % cadence.log, until - done)
             started = time.perf_counter()
@@ -72,14 +81,15 @@ def fit(config: RunConfig, directory: str | Path, *, progress: bool = True) -> R
             steps = done * per_round
             row = with_means(jax.device_get(metrics))
             log.metrics(steps, row, frames=count * frames, seconds=seconds)
-            if cadence.due(cadence.evaluate, done):
+            last = done >= cadence.total or (enough is not None and enough(run))
+            if last or cadence.due(cadence.evaluate, done):
                 params = run.program.params(state)
                 played = run.play(params, run.evaluation_key(steps), config.eval_episodes)
                 log.evaluation(steps, run.scores(played))
                 best = _keep_better(run, best, params, played, steps)
-            if cadence.due(cadence.checkpoint, done) or stop.requested:
+            if last or cadence.due(cadence.checkpoint, done) or stop.requested:
                 run.checkpoints.save(steps, state)
-        if done >= cadence.total:
+        if last:
             run.finish()
     return run
 

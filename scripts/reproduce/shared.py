@@ -2,12 +2,15 @@
 
 Every run is an ordinary run directory below `--runs`; `rlssm resume`, `evaluate` and `plot` work
 on each. `--plan` says what is left and what it costs, `--shard 0/3` takes one of three processes
-side by side, `--minutes 9` stops in time (the next call goes on), `--only TEXT` picks runs by name.
+side by side, `--minutes 9` stops in time (the next call goes on, be it on another machine that the
+folder of runs was moved to), `--only TEXT` picks runs by name, `--slim` keeps of a complete run all
+but its last checkpoint, which may hold a replay of gigabytes.
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -37,6 +40,7 @@ def tabulate(script: str, configs: Mapping[str, RunConfig], runs: Path, out: Pat
             "jax": made_with["packages"]["jax"],
             "revision": made_with["git_revision"],
             "steps": config.steps,
+            "stopped_after": max(result["last"]["steps"]),
             "seeds": list(range(config.seeds)),
         }
         for which in ("last", "best"):
@@ -75,6 +79,8 @@ def reproduce(
     configs: Mapping[str, RunConfig],
     gpu_minutes: float | Callable[[RunConfig], float],
     report: Callable[[Path, Path], None] | None = None,
+    enough: Callable[[Run], bool] | None = None,
+    prepare: Callable[[RunConfig], None] | None = None,
 ) -> None:
     """Train and tabulate, as the command line asks.
 
@@ -84,6 +90,8 @@ def reproduce(
         configs: the configuration of every run by its name.
         gpu_minutes: of one GPU per run, compilation included, or a function that tells.
         report: called at the end with the folders of runs and of results, to write more of them.
+        enough: says of a run at its log points whether it may end there.
+        prepare: called before each run, to make the data it needs.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / script)
@@ -91,6 +99,7 @@ def reproduce(
     parser.add_argument("--only", default="", help="train only runs whose name contains this")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th run from the i-th on")
     parser.add_argument("--minutes", type=float, default=60, help="stop after this long")
+    parser.add_argument("--slim", action="store_true", help="remove what complete runs need not")
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs")
     args = parser.parse_args()
     index, count = map(int, args.shard.split("/"))
@@ -113,11 +122,15 @@ def reproduce(
     timer.start()
     for name, config in todo:
         started = time.perf_counter()
-        run = fit(config, args.runs / name, progress=False)
+        if prepare is not None:
+            prepare(config)
+        run = fit(config, args.runs / name, progress=False, enough=enough)
         seconds = time.perf_counter() - started
         if not run.complete:
             print("out of time; call again to go on", flush=True)
-            return
+            break
+        if args.slim:
+            shutil.rmtree(run.checkpoints.folder / str(run.checkpoints.latest()))
         last = np.array(run.result["last"]["eval/return"]).round(3)
         print(f"{name}: {seconds:.0f} s, last {last.tolist()}", flush=True)
     timer.cancel()

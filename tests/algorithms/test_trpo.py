@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlssm.algorithms import trpo
-from rlssm.algorithms.trpo import Part, Sample, TRPOConfig
+from rlssm.algorithms import natural_update, trpo
+from rlssm.algorithms.natural_update import Part, Sample, beside
+from rlssm.algorithms.trpo import TRPOConfig
 from rlssm.data.mixing import bootstrap_rows
 from rlssm.envs import locks, probes
 from rlssm.envs.base import Vectorized
@@ -23,7 +24,7 @@ from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.collect import rollout, start
 from rlssm.train.program import on_policy
-from rlssm.types import Box, Discrete, Inputs, Previous, Spec, inputs, unrolled
+from rlssm.types import Box, Discrete, Inputs, Previous, Spec, example_inputs, inputs, unrolled
 
 T, B = 5, 3
 SMALL = MLPConfig((16,), "tanh")
@@ -40,13 +41,22 @@ def config(**changes):
 
 
 def samples(nets, rng, batch=B, dtype=np.float64):
-    """Return random `Sample`s, one of them masked out."""
+    """Return random `Sample`s whose shares are flags, one of them not set."""
     draw = lambda *shape: jnp.asarray(rng.normal(size=(T, batch, *shape)), dtype)  # noqa: E731
     first = jnp.zeros((T, batch), bool).at[0].set(True)
     seen = Inputs(draw(3), Previous(draw(2), draw()), first)
     mask = jnp.ones((T, batch), bool).at[2, 1].set(False)
     carry = nets.initial_carry(batch)[0]
     return Sample(seen, first, carry, draw(2), draw(), mask)
+
+
+def side_by_side(parts, weights):
+    """Return samples of several sources as one, in which each row counts by its share."""
+    total = sum(weight * s.share.sum() for s, weight in zip(parts, weights, strict=True))
+    weighted = [s._replace(share=w * s.share / total) for s, w in zip(parts, weights, strict=True)]
+    rows = [s._replace(carry=()) for s in weighted]
+    carry = jax.tree.map(lambda *x: jnp.concatenate(x), *[s.carry for s in parts])
+    return beside(rows)._replace(carry=carry)
 
 
 @pytest.mark.parametrize(
@@ -60,23 +70,25 @@ def test_surrogate_and_divergence_against_loops_and_finite_differences(memory):
         to64 = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)  # noqa: E731
         params = to64(trpo.init(setting, SPEC, jax.random.key(0)).params["actor"])
         parts, weights = [to64_sample(samples(nets, rng, b)) for b in (3, 2)], [1.0, 0.3]
-        old = trpo.policies(nets.actor, params, parts)
+        policy_of = natural_update.policy_of
+        old = [policy_of(nets.actor, params, s) for s in parts]
         flat, unflatten = jax.flatten_util.ravel_pytree(params)
         there = flat + 0.1 * jnp.asarray(rng.normal(size=flat.shape))
-        arguments = parts, weights, old
-        for function in (trpo.surrogate, trpo.divergence):
+        joined = side_by_side(parts, weights)
+        arguments = joined, policy_of(nets.actor, params, joined)
+        for function in (natural_update.surrogate, natural_update.divergence):
             f = jax.jit(lambda x, function=function: function(nets.actor, unflatten(x), *arguments))
             total = count = 0.0
-            now = trpo.policies(nets.actor, unflatten(there), parts)
+            now = [policy_of(nets.actor, unflatten(there), s) for s in parts]
             for policy, before, s, weight in zip(now, old, parts, weights, strict=True):
-                if function is trpo.surrogate:
+                if function is natural_update.surrogate:
                     ratio = np.exp(policy.log_prob(s.action) - before.log_prob(s.action))
                     terms = np.asarray(s.advantage) * ratio
                 else:
                     terms = np.asarray(before.kl(policy))
                 for t in range(T):
-                    for b in range(s.mask.shape[1]):
-                        if s.mask[t, b]:
+                    for b in range(s.share.shape[1]):
+                        if s.share[t, b]:
                             total, count = total + weight * terms[t, b], count + weight
             assert f(there) == pytest.approx(total / count, rel=1e-9)
             way, step = jnp.asarray(rng.normal(size=flat.shape)), 1e-6
@@ -147,7 +159,7 @@ def test_acting_step_by_step_equals_unrolling():
     rows = inputs(batch), batch.reset
     carry, policy = apply(nets.actor, state.params["actor"], batch.carry[0], *rows)
     np.testing.assert_allclose(policy.mean, batch.step.extras["sample"], rtol=1e-4, atol=1e-5)
-    memory, _ = trpo._remember(nets.critic, state.params["critic"], batch.carry[1], *rows)
+    memory, _ = natural_update.remember(nets.critic, state.params["critic"], batch.carry[1], *rows)
     for ours, theirs in zip(
         jax.tree.leaves((carry, memory)), jax.tree.leaves(end.carry), strict=True
     ):
@@ -164,6 +176,21 @@ def test_acting_step_by_step_equals_unrolling():
     )
     again = bootstrap_rows(part.steps)
     assert again.mask.shape == part.steps.mask.shape
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_actions_are_clipped_where_it_is_asked_for(clip):
+    env, setting = StatelessPendulum(max_steps=7), config(clip_actions=clip)
+    nets = trpo.networks(setting, env.spec)
+    params = trpo.init(setting, env.spec, jax.random.key(0)).params
+    seen, reset = jax.tree.map(
+        lambda x: jnp.zeros((64, *x.shape[2:]), x.dtype), example_inputs(env.spec)
+    )
+    carry, key = nets.initial_carry(64), jax.random.key(1)
+    action, _, extras = trpo.act(setting, env.spec, params, seen, reset, carry, key, greedy=False)
+    assert np.abs(extras["sample"]).max() > 1.5
+    limit = 1 if clip else np.inf
+    np.testing.assert_array_equal(action, np.clip(extras["sample"], -limit, limit))
 
 
 # --- A network per step -----------------------------------------------------------------------
@@ -197,7 +224,7 @@ def test_fitted_evaluation_is_exact_on_a_tabular_lock(monkeypatch):
         parts = [own, part._replace(weight=1.0)] if part.sample is None else [own]
         parts[0] = parts[0]._replace(weight=0.0 if part.sample is None else 1.0)
         state, _ = learn(agent, parts)
-        judge = jax.vmap(partial(trpo.q_value, nets.critic))
+        judge = jax.vmap(partial(natural_update.q_value, nets.critic))
         found = judge(state.params["critic"], batch.step.obs[:, None], batch.step.action[:, None])
         found = np.asarray(found)[:, 0]
         following, earned = np.zeros(TABULAR.num_envs), np.zeros(TABULAR.num_envs)

@@ -117,6 +117,16 @@ def test_a_signal_saves_and_stops(whole, tmp_path, monkeypatch):
     same_runs(whole, fit(small(seeds=2), tmp_path, progress=False))
 
 
+def test_a_run_ends_where_it_is_enough(whole, tmp_path):
+    """At the third of eight log points, with an evaluation and a checkpoint of its own."""
+    three = lambda run: len(rows(run.path / "metrics.jsonl")) == 3  # noqa: E731
+    run = fit(small(seeds=2), tmp_path, progress=False, enough=three)
+    assert run.complete and run.checkpoints.latest() == 3 * PER_UPDATE
+    assert run.result["last"]["steps"] == [3 * PER_UPDATE] * 2
+    assert [row["step"] for row in rows(run.path / "evaluations.jsonl")] == [3 * PER_UPDATE]
+    assert rows(run.path / "metrics.jsonl") == rows(whole.path / "metrics.jsonl")[:3]
+
+
 def test_members_do_not_depend_on_their_company(whole, tmp_path):
     """The second seed alone learns what it learns beside the first."""
     alone = fit(small(seed=1), tmp_path, progress=False)

@@ -112,7 +112,7 @@ def gpu_minutes(run: RunConfig) -> float:
 
 def report(runs: Path, out: Path) -> None:
     """Write solved.md: what each agent answers at each length, and the longest one it solves."""
-    counts = {name: parameters(agent) for name, agent in agents(LENGTHS[0]).items()}
+    counts = {name: parameters(agent) for name, agent in agents(rollout_of(LENGTHS[0])).items()}
     head = " | ".join(map(str, LENGTHS))
     rows = [f"| core | parameters | {head} | longest solved |", "|---" * (len(LENGTHS) + 3) + "|"]
     for name, count in counts.items():

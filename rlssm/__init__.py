@@ -41,7 +41,16 @@ if TYPE_CHECKING:
     from rlssm.envs.registry import EnvConfig, SimulatorConfig, make
     from rlssm.errors import UserError
     from rlssm.evaluation.evaluate import evaluate
-    from rlssm.nn.cores import GRUConfig, LRUConfig, LSTMConfig, MinGRUConfig, NoneConfig, S5Config
+    from rlssm.nn.cores import (
+        GRUConfig,
+        LinearAttentionConfig,
+        LRUConfig,
+        LSTMConfig,
+        MinGRUConfig,
+        NoneConfig,
+        S4DConfig,
+        S5Config,
+    )
     from rlssm.nn.mlp import MLPConfig
     from rlssm.nn.torso import TorsoConfig
     from rlssm.train.actor import Actor
@@ -64,6 +73,7 @@ _HOMES = {
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
+    "LinearAttentionConfig": "rlssm.nn.cores",
     "METRAConfig": "rlssm.algorithms.metra",
     "MLPConfig": "rlssm.nn.mlp",
     "MOORLConfig": "rlssm.algorithms.moorl",
@@ -75,6 +85,7 @@ _HOMES = {
     "ReBRACConfig": "rlssm.algorithms.rebrac",
     "Run": "rlssm.train.run",
     "RunConfig": "rlssm.train.config",
+    "S4DConfig": "rlssm.nn.cores",
     "S5Config": "rlssm.nn.cores",
     "SACConfig": "rlssm.algorithms.sac",
     "SimulatorConfig": "rlssm.envs.registry",
@@ -102,6 +113,7 @@ __all__ = [
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",
+    "LinearAttentionConfig",
     "METRAConfig",
     "MLPConfig",
     "MOORLConfig",
@@ -113,6 +125,7 @@ __all__ = [
     "ReBRACConfig",
     "Run",
     "RunConfig",
+    "S4DConfig",
     "S5Config",
     "SACConfig",
     "SimulatorConfig",

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from rlssm.envs.base import Step
+from rlssm.envs.piles import draw
 from rlssm.errors import require
 from rlssm.types import Box, Discrete, Key, Spec
 
@@ -159,9 +160,7 @@ class Autoencode(CardGame):
 
 def _deal(key: Key, state: CardState) -> tuple[CardState, Float[Array, "4"]]:
     """Deal the card of step `state.time` and return it one-hot, zeros if the pile is used up."""
-    total = jnp.sum(state.left)
-    card = jax.random.randint(key, (), 0, jnp.maximum(total, 1), jnp.int32)
-    suit = jnp.sum(card >= jnp.cumsum(state.left), dtype=jnp.int32)
+    suit = draw(key, state.left)
     face = jax.nn.one_hot(suit, SUITS, dtype=jnp.float32)  # an empty pile gives suit 4: all zero
     dealt = state._replace(
         deck=state.deck.at[state.time].set(suit, mode="drop"),

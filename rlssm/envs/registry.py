@@ -16,45 +16,14 @@ from rlssm.envs import (
     suites,
     user,
 )
-from rlssm.envs.bandits import MultiArmedBandit
 from rlssm.envs.base import Environment
-from rlssm.envs.cards import Autoencode, RepeatFirst, RepeatPrevious
 from rlssm.envs.memory_chain import MemoryChain
+from rlssm.envs.memory_suite import MEMORY_TASKS
 from rlssm.envs.perturbed import DynamicsConfig, Perturbed
-from rlssm.envs.stateless import StatelessCartPole, StatelessPendulum
 from rlssm.envs.trials import TrialConfig
 from rlssm.envs.wrappers import HideObservation, ObservationNoise, TimeLimit
 from rlssm.errors import UserError, require, unknown_name
 
-MEMORY_TASKS: dict[str, Environment] = {
-    "RepeatPreviousEasy": RepeatPrevious(decks=1, k=4),
-    "RepeatPreviousMedium": RepeatPrevious(decks=2, k=32),
-    "RepeatPreviousHard": RepeatPrevious(decks=3, k=64),
-    "RepeatFirstEasy": RepeatFirst(decks=1),
-    "RepeatFirstMedium": RepeatFirst(decks=8),
-    "RepeatFirstHard": RepeatFirst(decks=16),
-    "AutoencodeEasy": Autoencode(decks=1),
-    "AutoencodeMedium": Autoencode(decks=2),
-    "AutoencodeHard": Autoencode(decks=3),
-    "StatelessCartPoleEasy": StatelessCartPole(max_steps=200),
-    "StatelessCartPoleMedium": StatelessCartPole(max_steps=400),
-    "StatelessCartPoleHard": StatelessCartPole(max_steps=600),
-    "NoisyStatelessCartPoleEasy": StatelessCartPole(max_steps=200, noise=0.1),
-    "NoisyStatelessCartPoleMedium": StatelessCartPole(max_steps=200, noise=0.2),
-    "NoisyStatelessCartPoleHard": StatelessCartPole(max_steps=200, noise=0.3),
-    "StatelessPendulumEasy": StatelessPendulum(max_steps=200),
-    "StatelessPendulumMedium": StatelessPendulum(max_steps=150),
-    "StatelessPendulumHard": StatelessPendulum(max_steps=100),
-    "NoisyStatelessPendulumEasy": StatelessPendulum(max_steps=200, noise=0.1),
-    "NoisyStatelessPendulumMedium": StatelessPendulum(max_steps=200, noise=0.2),
-    "NoisyStatelessPendulumHard": StatelessPendulum(max_steps=200, noise=0.3),
-    "MultiArmedBanditEasy": MultiArmedBandit(arms=10, length=200),
-    "MultiArmedBanditMedium": MultiArmedBandit(arms=20, length=400),
-    "MultiArmedBanditHard": MultiArmedBandit(arms=30, length=600),
-    "MemoryChain-10": MemoryChain(10),
-    "MemoryChain-100": MemoryChain(100),
-    "MemoryChain-1000": MemoryChain(1000),
-}
 MEMORY_CHAIN = "MemoryChain-"  # followed by any length
 FROM_DATASET = "dataset"  # in a configuration, until the dataset was looked at
 

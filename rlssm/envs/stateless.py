@@ -1,4 +1,4 @@
-"""Classic control without velocities: they must be inferred from the past.
+"""Classic control without velocities, or with nothing else: the rest is in the past.
 
 Source: POPGym (Morad et al. 2023) over the equations of Gymnasium's CartPole-v1 and Pendulum-v1.
 Returns lie in [-1, 1]. One departure from the JAX port popjaxrl (Lu et al. 2023), as in POPGym:
@@ -108,6 +108,19 @@ class StatelessCartPole:
         obs = jnp.stack([state.x, state.theta]).astype(jnp.float32)
         noise = self.noise * jax.random.normal(key, (2,), jnp.float32)
         return jnp.clip(obs + noise, -limits, limits)
+
+
+@dataclass(frozen=True)
+class VelocityOnlyCartPole(StatelessCartPole):
+    """The same pole, of which only the rates `(x_dot, theta_dot)` are seen, under noise.
+
+    One departure from POPGym, whose first observation of an episode is `(x, theta)`: here it is
+    the rates as well.
+    """
+
+    def _observe(self, key: Key, state: CartPoleState) -> Float[Array, "2"]:
+        rates = jnp.stack([state.x_dot, state.theta_dot]).astype(jnp.float32)
+        return rates + self.noise * jax.random.normal(key, (2,), jnp.float32)
 
 
 def _move_cart(state: CartPoleState, action: Int[Array, ""], p: CartPoleParams) -> CartPoleState:

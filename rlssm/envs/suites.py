@@ -3,6 +3,8 @@
 meta-cartpole   cart-poles without velocities behind a projection; other physics held out
 classic         gymnax's classic control, discrete and continuous; other physics and MountainCar-v0
                 held out
+control         gymnax's continuous control and bodies on MJX, 200 steps an episode; Swimmer and
+                other physics held out
 bandits         Bernoulli and Gaussian bandits and that of the memory suite; other numbers of arms
                 held out
 
@@ -14,14 +16,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
-from rlssm.envs import gymnax_env
+from rlssm.envs import gymnax_env, mjx_env
 from rlssm.envs.bandits import BernoulliBandit, GaussianBandit, MultiArmedBandit
 from rlssm.envs.base import Environment
+from rlssm.envs.locomotion import TASKS
 from rlssm.envs.perturbed import DynamicsConfig, Perturbed
 from rlssm.envs.stateless import StatelessCartPole
 from rlssm.envs.tasks import Reference, Task
 from rlssm.envs.trials import STANDARD, Suite, TrialConfig
+from rlssm.envs.wrappers import TimeLimit
 from rlssm.errors import unknown_name
 
 PREFIX = "tasks/"
@@ -56,8 +61,38 @@ def references() -> dict[str, Reference]:
     }
 
 
-def _task(name: str, env: Environment) -> Task:
-    return Task(name, env, references()[name])
+class Member(NamedTuple):
+    """A measured task: an environment, what of its physics is multiplied, and where it is cut."""
+
+    name: str
+    quantity: str | None = None
+    scale: float = 1.0
+    steps: int | None = None
+
+    @property
+    def env_id(self) -> str:
+        """The id that the environment has alone."""
+        return f"mjx-fast/{self.name}" if self.name in TASKS else self.name
+
+    @property
+    def label(self) -> str:
+        """The task's name."""
+        scaled = "" if self.quantity is None else f", {self.quantity} {self.scale:g}"
+        return self.name + scaled + ("" if self.steps is None else f", {self.steps} steps")
+
+    def task(self) -> Task:
+        """Return the task with its reference."""
+        env: Environment = (mjx_env if self.name in TASKS else gymnax_env).make(self.env_id)
+        if self.quantity is not None:
+            env = _scaled(env, self.quantity, self.scale)
+        if self.steps is not None:
+            env = TimeLimit(env, self.steps)
+        return Task(self.label, env, references()[self.label])
+
+
+def _suite(name: str, train: tuple[Member, ...], held_out: tuple[Member, ...]) -> Suite:
+    parts = (tuple(member.task() for member in part) for part in (train, held_out))
+    return Suite(name, *parts, trial=STANDARD)
 
 
 def meta_cartpole() -> Suite:
@@ -78,25 +113,44 @@ def meta_cartpole() -> Suite:
     )
 
 
-CLASSIC = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0")
+CLASSIC = tuple(
+    map(Member, ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCarContinuous-v0"))
+)
 CLASSIC_HELD_OUT = (
-    ("CartPole-v1", "mass", 2.0),
-    ("Acrobot-v1", "mass", 1.5),
-    ("Pendulum-v1", "mass", 1.25),
-    ("MountainCar-v0", None, 1.0),
+    Member("CartPole-v1", "mass", 2.0),
+    Member("Acrobot-v1", "mass", 1.5),
+    Member("Pendulum-v1", "mass", 1.25),
+    Member("MountainCar-v0"),
 )
 
 
 def classic() -> Suite:
-    return Suite(
-        "classic",
-        train=tuple(_task(name, gymnax_env.make(name)) for name in CLASSIC),
-        held_out=tuple(
-            _task(*_variant(gymnax_env.make(name), name, scaled, scale))
-            for name, scaled, scale in CLASSIC_HELD_OUT
-        ),
-        trial=STANDARD,
-    )
+    return _suite("classic", CLASSIC, CLASSIC_HELD_OUT)
+
+
+SHORT = 200  # steps of an episode, so that a trial is not as long as 8 of MuJoCo's
+CONTROL = (
+    Member("Pendulum-v1"),
+    Member("MountainCarContinuous-v0", steps=SHORT),
+    Member("InvertedPendulum-v5", steps=SHORT),
+    Member("InvertedDoublePendulum-v5", steps=SHORT),
+    Member("Reacher-v5"),
+    Member("Hopper-v5", steps=SHORT),
+    Member("HalfCheetah-v5", steps=SHORT),
+)
+CONTROL_HELD_OUT = (
+    Member("Pendulum-v1", "mass", 1.25),
+    Member("InvertedPendulum-v5", "mass", 2.0, SHORT),
+    Member("Reacher-v5", "actuator", 0.5),
+    Member("Swimmer-v5", steps=SHORT),
+)
+
+
+def control() -> Suite:
+    return _suite("control", CONTROL, CONTROL_HELD_OUT)
+
+
+MEASURED = {"classic": CLASSIC + CLASSIC_HELD_OUT, "control": CONTROL + CONTROL_HELD_OUT}
 
 
 ARMS, ARMS_HELD_OUT = (2, 5, 10), (7,)
@@ -129,15 +183,6 @@ def _bandits_of(arms: int) -> tuple[Task, ...]:
     )
 
 
-def _variant(
-    env: Environment, name: str, scaled: str | None, scale: float
-) -> tuple[str, Environment]:
-    """Return an environment with one quantity multiplied, and the name it then has."""
-    if scaled is None:
-        return name, env
-    return f"{name}, {scaled} {scale:g}", _scaled(env, scaled, scale)
-
-
 def _scaled(env: Environment, quantity: str, scale: float) -> Environment:
     return Perturbed(env, replace(DynamicsConfig(), **{quantity: scale}))
 
@@ -145,6 +190,7 @@ def _scaled(env: Environment, quantity: str, scale: float) -> Environment:
 SUITES: dict[str, Callable[[], Suite]] = {
     "meta-cartpole": meta_cartpole,
     "classic": classic,
+    "control": control,
     "bandits": bandits,
 }
 IDS = tuple(f"{PREFIX}{name}" for name in SUITES)

@@ -8,9 +8,11 @@ from jaxtyping import Array, Bool, Float
 
 from rlssm.errors import unknown_name
 from rlssm.nn.blocks import ResidualBlock, Stack
+from rlssm.nn.linear_attention import LinearAttention, LinearAttentionConfig
 from rlssm.nn.lru import LRU, LRUConfig
 from rlssm.nn.mlp import Precision
 from rlssm.nn.recurrent import GRU, LSTM, GRUConfig, LSTMConfig, MinGRU, MinGRUConfig
+from rlssm.nn.s4d import S4D, S4DConfig
 from rlssm.nn.s5 import S5, S5Config
 from rlssm.types import Carry
 
@@ -58,7 +60,10 @@ class NoMemory(nn.Module):
         return carry, x
 
 
-CoreConfig = NoneConfig | S5Config | LRUConfig | GRUConfig | LSTMConfig | MinGRUConfig
+CoreConfig = (
+    NoneConfig | S5Config | LRUConfig | GRUConfig | LSTMConfig | MinGRUConfig
+    | S4DConfig | LinearAttentionConfig
+)  # fmt: skip
 
 CORES: dict[str, type[CoreConfig]] = {
     "none": NoneConfig,
@@ -67,6 +72,8 @@ CORES: dict[str, type[CoreConfig]] = {
     "gru": GRUConfig,
     "lstm": LSTMConfig,
     "mingru": MinGRUConfig,
+    "s4d": S4DConfig,
+    "linear-attention": LinearAttentionConfig,
 }
 
 
@@ -84,6 +91,12 @@ def make_core(config: CoreConfig, features: int, precision: Precision = "default
             layer = ResidualBlock(memory, gate, norm, inner_norm, precision)
         case LRUConfig(gate=gate, norm=norm):
             memory = LRU(config, features, precision)
+            layer = ResidualBlock(memory, gate, norm, precision=precision)
+        case S4DConfig(gate=gate, norm=norm):
+            memory = S4D(config, features, precision)
+            layer = ResidualBlock(memory, gate, norm, precision=precision)
+        case LinearAttentionConfig(gate=gate, norm=norm):
+            memory = LinearAttention(config, features, precision)
             layer = ResidualBlock(memory, gate, norm, precision=precision)
         case GRUConfig():
             layer = GRU(features, precision)

@@ -296,8 +296,8 @@ def gymnasium_returns(task: str, policy: Any) -> np.ndarray:
     return total
 
 
-def mjx_returns(env: MjxEnvironment, policy: Any) -> np.ndarray:
-    """Return one return for each episode."""
+def mjx_returns(env: Any, policy: Any) -> np.ndarray:
+    """Return one return for each episode of an environment of known length."""
 
     def episode(key: Any) -> Any:
         def body(carry: Any, time_step: Any) -> tuple[Any, None]:
@@ -307,7 +307,7 @@ def mjx_returns(env: MjxEnvironment, policy: Any) -> np.ndarray:
             return (state, step.obs, alive & ~step.terminated, total), None
 
         start = (*env.reset(key, env.params), jnp.ones((), bool), jnp.zeros(()))
-        steps = jnp.arange(env.task.max_steps, dtype=jnp.float32)
+        steps = jnp.arange(env.spec.max_episode_steps, dtype=jnp.float32)
         return jax.lax.scan(body, start, steps)[0][3]
 
     keys = jax.random.split(jax.random.key(0), EPISODES)

@@ -1,23 +1,27 @@
-"""Measure the references of the suite `classic`: random returns, good returns, observations.
+"""Measure the references of a suite: random returns, good returns, observations.
 
-    python scripts/benchmark/task_references.py        about 6 minutes of 2 CPU cores
+    python scripts/benchmark/task_references.py classic [--again]     about 6 minutes, 2 CPU cores
+    python scripts/benchmark/task_references.py control [--again]
 
-Low: the mean return of 256 episodes of uniformly random actions; observations from the same.
-High: the mean return over 256 episodes of PPO without memory after 1,000,000 steps (seed 0, greedy,
-the better of last and best weights), or, on the mountain cars, of pushing the way it rolls. Writes
-`rlssm/envs/task_references.json`.
+Low: the mean return of 256 episodes of uniformly random actions; observations from the same. High,
+over 256 episodes (on MJX 100): PPO without memory after 1,000,000 steps (seed 0, greedy, the better
+of last and best weights); on the mountain cars pushing the way it rolls; on MJX the scripted
+policies of mjx.py beside this file, and on HalfCheetah and Hopper the experts that ship. Writes
+what it finds into `rlssm/envs/task_references.json`, beside what is there of other tasks.
 """
 
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from mjx import POLICIES, mjx_returns
 
 import rlssm
-from rlssm.envs import gymnax_env, suites
+from rlssm.envs import suites
 from rlssm.envs.registry import DynamicsConfig, EnvConfig, make
 from rlssm.envs.tasks import measure
 from rlssm.evaluation.evaluate import evaluate
@@ -41,6 +45,9 @@ def high(config: EnvConfig) -> tuple[float, str]:
         policy = Policy(lambda batch: (), with_motion)
         played = evaluate(env, policy, (), jax.random.key(1), episodes=EPISODES)
         return float(played.episode_return.mean()), "pushing in the direction of motion"
+    if config.id.startswith("mjx"):
+        policy = POLICIES[config.id.split("/")[1]]
+        return float(mjx_returns(env, policy).mean()), f"`{policy.__name__}` of mjx.py"
     agent = rlssm.PPOConfig(
         core=rlssm.NoneConfig(), reward_scale=0.1 if "Pendulum" in config.id else 1.0,
         gae_lambda=0.95, entropy_coef=0.0 if "Pendulum" in config.id else 0.01,
@@ -56,17 +63,19 @@ def high(config: EnvConfig) -> tuple[float, str]:
 
 
 def main() -> None:
-    found = {}
-    tasks = [(name, None, 1.0) for name in suites.CLASSIC]
-    for name, quantity, scale in [*tasks, *suites.CLASSIC_HELD_OUT]:
-        dynamics = replace(DynamicsConfig(), **({} if quantity is None else {quantity: scale}))
-        label = name if quantity is None else f"{name}, {quantity} {scale:g}"
-        config = EnvConfig(name, dynamics=dynamics)
+    stored = json.loads(suites.REFERENCES.read_text())
+    for member in suites.MEASURED[sys.argv[1]]:
+        label = member.label
+        if label in stored and "--again" not in sys.argv:
+            continue
+        scaled = {} if member.quantity is None else {member.quantity: member.scale}
+        dynamics = replace(DynamicsConfig(), **scaled)
+        config = EnvConfig(member.env_id, time_limit=member.steps, dynamics=dynamics)
         env = make(config)
-        limit = gymnax_env.make(name).spec.max_episode_steps or 1000
+        limit = env.spec.max_episode_steps or 1000
         measured = measure(env, jax.random.key(0), episodes=EPISODES, max_steps=limit)
         good, how = high(config)
-        found[label] = {
+        stored[label] = {
             "low": round(float(measured.returns.mean()), 3),
             "high": round(good, 3),
             "high_by": how,
@@ -74,8 +83,8 @@ def main() -> None:
             "obs_mean": measured.obs_mean.round(4).tolist(),
             "obs_std": measured.obs_std.round(4).tolist(),
         }
-        print(label, found[label], flush=True)
-        suites.REFERENCES.write_text(json.dumps(found, indent=1) + "\n")
+        print(label, stored[label], flush=True)
+        suites.REFERENCES.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 if __name__ == "__main__":

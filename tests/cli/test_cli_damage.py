@@ -43,7 +43,8 @@ def change(config: Path, *names: str, value: object) -> None:
         (["steps"], 256.0, "steps: must be a valid integer, found 256.0"),
         (
             ["agent", "core", "name"], "gruu",
-            "agent.core.name: must be 'none' or 's5' or 'lru' or 'gru' or 'lstm' or 'mingru', "
+            "agent.core.name: must be 'none' or 's5' or 'lru' or 'gru' or 'lstm' or 'mingru' or "
+            "'s4d' or 'linear-attention', "
             'found "gruu"',
         ),
     ],

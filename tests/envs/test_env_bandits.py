@@ -18,7 +18,7 @@ def best_arm(lane, key, state, obs):
     ("name", "arms", "length"),
     [
         ("MultiArmedBanditEasy", 10, 200),
-        ("MultiArmedBanditMedium", 20, 400),
+        pytest.param("MultiArmedBanditMedium", 20, 400, marks=pytest.mark.slow),
         ("MultiArmedBanditHard", 30, 600),
     ],
 )

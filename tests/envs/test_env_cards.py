@@ -42,7 +42,10 @@ def test_every_card_game_is_listed():
 RANDOM, PERFECT, WRONG = 0, 1, 2
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n.endswith("Medium") else n for n in RULES],
+)
 def test_play_pays_by_the_rules(name):
     """One random player, one with perfect recall, one that is always wrong."""
     game = GAMES[name]

@@ -16,10 +16,12 @@ from rlssm.nn.cores import (
     CORES,
     CoreConfig,
     GRUConfig,
+    LinearAttentionConfig,
     LRUConfig,
     LSTMConfig,
     MinGRUConfig,
     NoneConfig,
+    S4DConfig,
     S5Config,
     make_core,
 )
@@ -32,6 +34,8 @@ CONFIGS = {
     "gru": GRUConfig(layers=1),
     "lstm": LSTMConfig(layers=1),
     "mingru": MinGRUConfig(layers=2),
+    "s4d": S4DConfig(layers=1, state_size=4, gate="gelu", norm="none", dt_min=0.05),
+    "linear-attention": LinearAttentionConfig(layers=1, key_size=3, value_size=2, gate="gelu"),
 }
 SHAPES = [(6, 2), (1, 3)]
 # The functions compiled here run for microseconds, so compiling is what takes the time.
@@ -261,7 +265,7 @@ def traced(config, length):
     return str(jax.make_jaxpr(core.apply)(params, carry, x, reset))
 
 
-@pytest.mark.parametrize("config", [S5Config, LRUConfig, GRUConfig, LSTMConfig, MinGRUConfig])
+@pytest.mark.parametrize("config", [type(config) for config in list(CONFIGS.values())[1:]])
 def test_the_traced_graph_does_not_grow_with_depth_or_length(config):
     shallow = traced(config(layers=2), 5)
     assert shallow.count("\n") == traced(config(layers=6), 50).count("\n")
@@ -275,7 +279,7 @@ def test_one_step_compiles_without_a_loop(name):
     assert "while(" not in compiled.as_text()
 
 
-@pytest.mark.parametrize("name", ["s5", "lru", "mingru"])
+@pytest.mark.parametrize("name", ["s5", "lru", "mingru", "s4d", "linear-attention"])
 @pytest.mark.parametrize("scan", ["associative", "chunked"])
 def test_scan_implementations_agree_inside_a_core(name, scan):
     params, carry, x, _ = problem(name, 0, (6, 2))

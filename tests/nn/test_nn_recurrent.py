@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from rlssm.errors import UserError
+from rlssm.nn.linear_attention import LEAST_WEIGHT, LinearAttention, LinearAttentionConfig
 from rlssm.nn.lru import LRU, LRUConfig
 from rlssm.nn.recurrent import GRU, LSTM, GRUConfig, LSTMConfig, MinGRU, MinGRUConfig
+from rlssm.nn.s4d import S4D, S4DConfig
 
 T, B, H = 5, 2, 4
 KEY = jax.random.key(0)
@@ -92,6 +94,46 @@ def test_mingru():
     check(MinGRU(MinGRUConfig(), H, "highest"), expected)
 
 
+def test_s4d():
+    def expected(p, carry, x):
+        state, y = carry.re + 1j * carry.im, []
+        eigenvalue = -np.exp(p["Lambda_re"]) + 1j * p["Lambda_im"]
+        step = np.exp(p["log_step"])[:, None]
+        decay = np.exp(eigenvalue * step)
+        c = p["C"][..., 0] + 1j * p["C"][..., 1]
+        for t in range(T):
+            state = np.where(np.asarray(RESET)[t][:, None, None], 0, decay * state)
+            state = state + (decay - 1) / eigenvalue * x[t][..., None]
+            y.append(2 * (c * state).sum(-1).real + p["D"] * x[t])
+        return [state.real, state.imag], np.stack(y)
+
+    check(S4D(S4DConfig(state_size=6), H, "highest"), expected)
+
+
+def test_linear_attention():
+    """Weights over all steps since the last reset, and whatever memory there was before them."""
+
+    def phi(v):
+        return np.where(v > 0, v + 1, np.exp(np.minimum(v, 0)))
+
+    def expected(p, carry, x):
+        key, query = (phi(x @ p[name]["kernel"]) for name in ("key", "query"))
+        value = np.append(x @ p["value"]["kernel"], np.ones((T, B, 1)), -1)
+        y, states = np.zeros((T, B, H)), np.zeros_like(carry)
+        for b in range(B):
+            for t in range(T):
+                starts = [s for s in range(t + 1) if RESET[s, b]]
+                seen = range(starts[-1] if starts else 0, t + 1)
+                memory = sum(np.outer(key[s, b], value[s, b]) for s in seen)
+                states[b] = memory + (0 if starts else carry[b])
+                read = query[t, b] @ states[b]
+                attended = read[:-1] / max(read[-1], LEAST_WEIGHT)
+                y[t, b] = attended @ p["output"]["kernel"] + p["output"]["bias"]
+        return [states], y
+
+    check(LinearAttention(LinearAttentionConfig(key_size=3, value_size=2), H, "highest"), expected)
+
+
 def test_lru():
     def expected(p, carry, x):
         state, y = carry.re + 1j * carry.im, []
@@ -131,6 +173,8 @@ def test_lru_starts_on_its_ring_and_with_unit_gain():
         (GRUConfig, "layers", 0, "core.layers must be at least 1, got 0"),
         (LSTMConfig, "layers", 0, "core.layers must be at least 1, got 0"),
         (MinGRUConfig, "layers", -1, "core.layers must be at least 1, got -1"),
+        (S4DConfig, "state_size", 5, "core.state_size must be even and at least 2, got 5"),
+        (LinearAttentionConfig, "key_size", 0, "core.key_size must be at least 1, got 0"),
         (LRUConfig, "state_size", 0, "core.state_size must be at least 1, got 0"),
         (LRUConfig, "r_min", 1.0, "core.r_min must be in [0, r_max), got 1.0"),
         (LRUConfig, "r_max", 1.1, "core.r_max must be in (r_min, 1], got 1.1"),

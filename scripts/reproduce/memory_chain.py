@@ -1,0 +1,190 @@
+"""The longest MemoryChain that S5, a GRU, an LSTM and no memory solve, and what length costs.
+
+    python scripts/reproduce/memory_chain.py [--plan] [--only NAME] [--shard I/N] [--minutes M]
+    python scripts/reproduce/memory_chain.py --time         seconds per step at T = 256, 1024, 4096
+
+Every agent has 5 million steps at each length, three seeds by vmap, in rollouts as long as an
+episode or longer, and sees neither its last action nor its last reward, in which a cue could be
+written down. GRU and LSTM are as wide as brings their parameters nearest to those of S5. A length
+is solved if more than half of the seeds answer right in more than 95 % of 256 episodes.
+
+Trains what is missing, then writes `results/memory-chain/`: table.md per run, solved.md, and for
+`--time` length.json and length.md: seconds of one update of 65,536 steps per step of the
+environment, the median of five, compilation apart. See shared.py beside this file. `--smoke` makes
+everything tiny. Not run on a GPU yet: the minutes are estimates.
+"""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matching import matched, parameters
+from shared import reproduce
+
+from rlssm import (
+    EnvConfig,
+    GRUConfig,
+    LSTMConfig,
+    NoneConfig,
+    PPOConfig,
+    RunConfig,
+    S5Config,
+    TorsoConfig,
+    make,
+)
+from rlssm.io.config import environment
+from rlssm.train.program import on_policy
+from rlssm.train.run import Run
+
+SEEDS = 3
+SMOKE = "--smoke" in sys.argv
+NAME = "memory-chain" + "-smoke" * SMOKE
+STEPS = 5_000_000
+LENGTHS = (3, 10) if SMOKE else (10, 30, 100, 300, 1000, 3000)
+TIMED = (8, 16) if SMOKE else (256, 1024, 4096)
+BATCH = 64 if SMOKE else 65_536  # steps of an update
+REPEATS = 5
+SOLVED = 0.9  # mean of +1 and -1 where 95 % of the answers are right
+
+BLIND = TorsoConfig(width=128, hidden=(), observe_action=False, observe_reward=False)
+AGENT = PPOConfig(
+    core=S5Config(layers=1, state_size=8) if SMOKE else S5Config(layers=4, state_size=256),
+    torso=replace(BLIND, width=8) if SMOKE else BLIND,
+    epochs=4,
+    minibatches=4,
+    learning_rate=3e-4,
+    anneal_steps=STEPS,
+    entropy_coef=0.01,
+)
+# Of a step that walks the chain one by one, forward and back: an estimate.
+SECONDS_SEQUENTIAL = 35e-6
+
+
+def agents(length: int) -> dict[str, PPOConfig]:
+    """Return the agents by the name of their core, with rollouts of `length` steps."""
+    ours = replace(AGENT, rollout_length=length, num_envs=max(BATCH // length, AGENT.minibatches))
+    return {
+        "s5": ours,
+        "gru": matched(ours, GRUConfig()),
+        "lstm": matched(ours, LSTMConfig()),
+        "none": replace(ours, core=NoneConfig()),
+    }
+
+
+def rollout_of(length: int) -> int:
+    """Return the least power of two that holds a whole episode, 128 or more."""
+    least = 8 if SMOKE else 128
+    return max(least, 1 << length.bit_length())
+
+
+def configs() -> dict[str, RunConfig]:
+    """Return the configuration of every run by its name."""
+    return {
+        f"{length}-{name}": RunConfig(
+            env=EnvConfig(f"MemoryChain-{length}"),
+            agent=agent,
+            steps=2 * agent.steps_per_update if SMOKE else STEPS,
+            seeds=SEEDS,
+            eval_episodes=4 if SMOKE else 64,
+            final_episodes=4 if SMOKE else 256,
+            keep=1,
+        )
+        for length in LENGTHS
+        for name, agent in agents(rollout_of(length)).items()
+    }
+
+
+def gpu_minutes(run: RunConfig) -> float:
+    """Return an estimate: half a minute to compile and evaluate, acting, and what walks in time."""
+    agent = run.agent
+    assert isinstance(agent, PPOConfig)
+    updates = run.steps / agent.steps_per_update
+    walked = agent.rollout_length * agent.epochs * agent.minibatches * SECONDS_SEQUENTIAL
+    learning = walked if agent.core.name in ("gru", "lstm") else 0.3
+    return 0.5 + updates * (agent.rollout_length * 0.5e-3 + learning) / 60
+
+
+def report(runs: Path, out: Path) -> None:
+    """Write solved.md: what each agent answers at each length, and the longest one it solves."""
+    counts = {name: parameters(agent) for name, agent in agents(rollout_of(LENGTHS[0])).items()}
+    head = " | ".join(map(str, LENGTHS))
+    rows = [f"| core | parameters | {head} | longest solved |", "|---" * (len(LENGTHS) + 3) + "|"]
+    for name, count in counts.items():
+        cells, longest = [], "none"
+        for length in LENGTHS:
+            path = runs / f"{length}-{name}"
+            if not (path / "result.json").exists():
+                cells.append("")
+                continue
+            returns = np.array(Run(path).result["last"]["eval/return"])
+            cells.append(", ".join(f"{x:.2f}" for x in returns))
+            if (returns > SOLVED).mean() > 0.5:
+                longest = str(length)
+        rows.append(f"| {name} | {count:,} | {' | '.join(cells)} | {longest} |")
+    (out / "solved.md").write_text("\n".join(rows) + "\n")
+    print("\n".join(rows))
+
+
+# --- What length costs ------------------------------------------------------------------------
+
+
+def time_lengths(out: Path) -> None:
+    """Measure all cores at all lengths, write after each, and go on where a table is there."""
+    file = out / "length.json"
+    made = environment()
+    record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": []}
+    record |= {"device": made["device_kind"], "revision": made["git_revision"], "batch": BATCH}
+    out.mkdir(parents=True, exist_ok=True)
+    for length in TIMED:
+        for name, agent in agents(length).items():
+            if any((r["length"], r["core"]) == (length, name) for r in record["rows"]):
+                continue
+            row = {"length": length, "core": name, **time_one(agent, length)}
+            record["rows"].append(row)
+            print(row, flush=True)
+            file.write_text(json.dumps(record, indent=1) + "\n")
+    pace = {(r["length"], r["core"]): r["seconds_per_step"] for r in record["rows"]}
+    rows = ["| T | core | parameters | compile s | ns per step | times S5 |", "|---" * 6 + "|"]
+    for r in record["rows"]:
+        seconds = r["seconds_per_step"]
+        rows.append(
+            f"| {r['length']} | {r['core']} | {r['parameters']:,} | {r['compile_seconds']:.1f} "
+            f"| {1e9 * seconds:,.0f} | {seconds / pace[r['length'], 's5']:.2f} |"
+        )
+    (out / "length.md").write_text("\n".join(rows) + "\n")
+    print("\n".join(rows))
+
+
+def time_one(agent: PPOConfig, length: int) -> dict[str, Any]:
+    """Return what one update takes per step of the environment, and what compiling it took."""
+    program = on_policy(agent, make(f"MemoryChain-{length}"))
+    state = jax.block_until_ready(jax.jit(program.init)(jax.random.key(0), {}))
+    started = time.perf_counter()
+    chunk = jax.jit(program.chunk, donate_argnums=0).lower(state, None, jnp.int32(1)).compile()
+    compiled = time.perf_counter() - started
+    seconds = []
+    for _ in range(REPEATS + 1):  # the first meets a state that was just made
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(chunk(state, None, jnp.int32(1)))
+        seconds.append((time.perf_counter() - started) / agent.steps_per_update)
+    return {
+        "parameters": parameters(agent),
+        "compile_seconds": compiled,
+        "seconds_per_step": float(np.median(seconds[1:])),
+        "all_seconds_per_step": seconds[1:],
+    }
+
+
+if __name__ == "__main__":
+    timing = "--time" in sys.argv
+    sys.argv = [word for word in sys.argv if word not in ("--smoke", "--time")]
+    if timing:
+        time_lengths(Path("results") / NAME)
+    else:
+        reproduce(NAME, __doc__ or "", configs(), gpu_minutes, report)

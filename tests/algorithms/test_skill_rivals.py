@@ -188,6 +188,9 @@ def test_csf_contrasts_its_skill_and_values_successor_features():
 
 FOUR = pytest.mark.parametrize("name", ALL)
 
+# The one parameter that need not move: where φ enters as φ(s') - φ(s) alone, its last bias cancels.
+CANCELLED = "[0]['representation']['params']['mlp']['out']['bias']"
+
 
 def test_rivals_act_as_metra_does():
     for name, config in ALL.items():
@@ -233,12 +236,9 @@ def test_with_s5_an_update_from_windows_moves_every_parameter(name):
     assert all(np.isfinite(x).all() for x in metrics.values())
     learnt = (after.agent.params, after.agent.critic)
     moved = jax.tree.map(lambda old, new: bool((np.asarray(old) != new).any()), before, learnt)
-    still = [
-        jax.tree_util.keystr(path)
-        for path, yes in jax.tree_util.tree_leaves_with_path(moved)
-        if not yes
-    ]
-    assert still == []
+    leaves = jax.tree_util.tree_leaves_with_path(moved)
+    still = {jax.tree_util.keystr(path) for path, yes in leaves if not yes}
+    assert still <= (set() if name == "diayn" else {CANCELLED})
 
 
 @pytest.mark.slow

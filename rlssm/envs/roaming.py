@@ -2,7 +2,7 @@
 
 `RoamingBody` makes of a task on MJX a world as `rlssm.envs.points` describes: the body sees where
 it is, all of MuJoCo's positions and velocities, and falling over ends nothing. Observations are
-standardised by fixed means and deviations, those of 10,000 episodes of 50 uniformly random actions
+standardised by fixed means and deviations, those of 2,000 episodes of 50 uniformly random actions
 (`scripts/reproduce/roaming_scales.py`), because running ones would make a representation drift.
 Episodes have 200 steps. `reward` is how much farther from its start the body is than before.
 

@@ -69,7 +69,7 @@ def keep_or_draw(
     anew = first
     if config.resample > 0:
         anew |= jax.random.bernoulli(switch_key, config.resample, first.shape)
-    return jnp.where(anew[:, None], draw(config, draw_key, len(first)), skill)
+    return jnp.where(anew[:, None], draw(config, draw_key, first.shape[0]), skill)
 
 
 def direction(config: SkillConfig, skill: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:

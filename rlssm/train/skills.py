@@ -67,7 +67,7 @@ def skill_as_weight(config: Any, spec: Spec) -> Policy:
 
     def act(params, inputs, reset, memory, key, greedy):
         weights, skill = params
-        chosen = jnp.broadcast_to(skill, (len(reset), *skill.shape))
+        chosen = jnp.broadcast_to(skill, (reset.shape[0], *skill.shape))
         return told.follow(weights, inputs, reset, memory, chosen, key, greedy)
 
     return Policy(told.initial_memory, act)

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def test_a_skill_is_evaluated_rendered_and_exported_as_a_policy(found, tmp_path)
         assert rlssm("evaluate", path, *words).code == 0
         returns[skill] = json.loads((tmp_path / "out.json").read_text())["episode_return"]
     assert returns["1,0"] != returns["-2,0"]
+    assert rlssm("export", path, "--out", tmp_path / "drawn.zip").code == 0
     assert rlssm("render", path, "--skill", "0,1", "--out", tmp_path / "x.gif").code == 0
     done = rlssm("export", path, "--skill", "0,3", "--out", tmp_path / "policy.zip")
     assert done.code == 0, done.err
@@ -63,7 +65,7 @@ def test_a_skill_is_evaluated_rendered_and_exported_as_a_policy(found, tmp_path)
     policy = with_skill(run.config.agent, run.env.spec, jnp.array([0.0, 1.0]))
     seen = Inputs(obs, Previous(none, jnp.zeros(1)), first)
     weights = run.member_params("best", 0)
-    expected, _ = policy.act(weights, seen, first, (), jnp.zeros(()), True)
+    expected, _ = policy.act(weights, seen, first, (), jax.random.key(0), True)
     np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
 
 

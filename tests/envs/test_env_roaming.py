@@ -38,7 +38,7 @@ def test_a_goal_is_a_start_elsewhere():
         assert np.abs(goals).max() <= reach and np.abs(goals[:, :axes]).max(0).min() > 0.9 * reach
         assert (goals[:, axes:] == 0).all()
         mean, std = scales(name)
-        obs = env.at(jax.random.key(1), jnp.array([7.0, -3.0]), env.params) * std + mean
+        obs = jax.jit(env.at)(jax.random.key(1), jnp.array([7.0, -3.0]), env.params) * std + mean
         np.testing.assert_allclose(obs[:axes], [7, -3][:axes], rtol=1e-4)
         assert np.abs(obs[axes : len(mean) // 2]).max() < 1.5  # as at a start
 
@@ -77,9 +77,10 @@ def test_places_are_told_through_wrappers():
     np.testing.assert_allclose(goal, [2.0])
     assert roaming.world(env) == plane
     changed = make(EnvConfig("mjx-fast/Hopper-v5", roam=True, dynamics=DynamicsConfig(gravity=2)))
-    state, _ = changed.reset(jax.random.key(0), changed.params)
+    state, _ = jax.jit(changed.reset)(jax.random.key(0), changed.params)
     np.testing.assert_allclose(roaming.position(changed, state), [state.inner.inner.qpos[0], 0])
-    goal = roaming.at(changed, jax.random.key(0), jnp.array([3.0, 0.0]), changed.params)
+    at = jax.jit(partial(roaming.at, changed))
+    goal = at(jax.random.key(0), jnp.array([3.0, 0.0]), changed.params)
     assert goal.shape == (12,)
 
 

@@ -249,8 +249,8 @@ def main() -> None:
             found[f"{name}-random"] = random_record(env, 2 if args.smoke else 3)
     args.out.mkdir(parents=True, exist_ok=True)
     label = args.only or "all"
-    (args.out / f"{label}-table.md").write_text(table(found))
-    (args.out / f"{label}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (args.out / f"{label}-runs.md").write_text(table(found))
+    (args.out / f"{label}-runs.json").write_text(json.dumps(found, indent=1) + "\n")
     draw(found, args.runs, args.out)
     print(table(found))
 

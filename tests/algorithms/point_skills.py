@@ -29,8 +29,8 @@ FITTED, FRESH = range(10), range(200, 205)
 ENV = PointWorld()
 CONFIG = metra.PRESETS["point"]
 
-# Those of another program, from two seeds, but for the queue: of twenty seeds from 0 on, the eighteen
-# whose skills spread visited 985 cells lately or more, the two whose skills merged 495 at most.
+# Those of another program, from two seeds, but for the queue: of twenty seeds from 0 on, eighteen,
+# whose skills spread, visited 985 cells lately or more, and two, whose skills merged, 495 at most.
 BOUNDS = {
     "coverage": (550, None),
     "queue": (900, None),

@@ -18,7 +18,9 @@ from rlssm.errors import UserError
 SIZES = {"HalfCheetah-v5": 18, "Ant-v5": 29, "Hopper-v5": 12, "Walker2d-v5": 18}
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize(
+    "name", [x if x == "Ant-v5" else pytest.param(x, marks=pytest.mark.slow) for x in BODIES]
+)
 def test_a_body_sees_all_positions_and_velocities_standardised(name):
     env = make(EnvConfig(f"mjx-fast/{name}", roam=True))
     assert isinstance(env, RoamingBody)
@@ -76,6 +78,10 @@ def test_places_are_told_through_wrappers():
     goal = roaming.at(env, jax.random.key(0), jnp.array([3.0, 6.0]), env.params)
     np.testing.assert_allclose(goal, [2.0])
     assert roaming.world(env) == plane
+
+
+@pytest.mark.slow
+def test_places_are_told_under_changed_dynamics():
     changed = make(EnvConfig("mjx-fast/Hopper-v5", roam=True, dynamics=DynamicsConfig(gravity=2)))
     state, _ = jax.jit(changed.reset)(jax.random.key(0), changed.params)
     np.testing.assert_allclose(roaming.position(changed, state), [state.inner.inner.qpos[0], 0])

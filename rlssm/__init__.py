@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from rlssm.algorithms.bc import BCConfig
     from rlssm.algorithms.calql import CalQLConfig
     from rlssm.algorithms.cql import CQLConfig
+    from rlssm.algorithms.csf import CSFConfig
     from rlssm.algorithms.darc import DARCConfig
+    from rlssm.algorithms.diayn import DIAYNConfig
     from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.hnpg import HNPGConfig
     from rlssm.algorithms.iql import IQLConfig
+    from rlssm.algorithms.lsd import LSDConfig
     from rlssm.algorithms.meta_ppo import MetaPPOConfig
     from rlssm.algorithms.metra import METRAConfig
     from rlssm.algorithms.moorl import MOORLConfig
@@ -63,8 +66,10 @@ _HOMES = {
     "Actor": "rlssm.train.actor",
     "BCConfig": "rlssm.algorithms.bc",
     "CQLConfig": "rlssm.algorithms.cql",
+    "CSFConfig": "rlssm.algorithms.csf",
     "CalQLConfig": "rlssm.algorithms.calql",
     "DARCConfig": "rlssm.algorithms.darc",
+    "DIAYNConfig": "rlssm.algorithms.diayn",
     "EnvConfig": "rlssm.envs.registry",
     "ExperienceConfig": "rlssm.data.mixing",
     "GRUConfig": "rlssm.nn.cores",
@@ -72,6 +77,7 @@ _HOMES = {
     "HNPGConfig": "rlssm.algorithms.hnpg",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
+    "LSDConfig": "rlssm.algorithms.lsd",
     "LSTMConfig": "rlssm.nn.cores",
     "LinearAttentionConfig": "rlssm.nn.cores",
     "METRAConfig": "rlssm.algorithms.metra",
@@ -103,8 +109,10 @@ __all__ = [
     "Actor",
     "BCConfig",
     "CQLConfig",
+    "CSFConfig",
     "CalQLConfig",
     "DARCConfig",
+    "DIAYNConfig",
     "EnvConfig",
     "ExperienceConfig",
     "GRUConfig",
@@ -112,6 +120,7 @@ __all__ = [
     "HNPGConfig",
     "IQLConfig",
     "LRUConfig",
+    "LSDConfig",
     "LSTMConfig",
     "LinearAttentionConfig",
     "METRAConfig",

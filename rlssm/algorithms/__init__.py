@@ -19,10 +19,13 @@ from rlssm.algorithms import (
     bc,
     calql,
     cql,
+    csf,
     darc,
+    diayn,
     h2o,
     hnpg,
     iql,
+    lsd,
     meta_ppo,
     metra,
     moorl,
@@ -37,10 +40,13 @@ from rlssm.algorithms.awac import AWACConfig
 from rlssm.algorithms.bc import BCConfig
 from rlssm.algorithms.calql import CalQLConfig
 from rlssm.algorithms.cql import CQLConfig
+from rlssm.algorithms.csf import CSFConfig
 from rlssm.algorithms.darc import DARCConfig
+from rlssm.algorithms.diayn import DIAYNConfig
 from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.hnpg import HNPGConfig
 from rlssm.algorithms.iql import IQLConfig
+from rlssm.algorithms.lsd import LSDConfig
 from rlssm.algorithms.meta_ppo import MetaPPOConfig
 from rlssm.algorithms.metra import METRAConfig
 from rlssm.algorithms.moorl import MOORLConfig
@@ -57,10 +63,13 @@ AgentConfig = (
     | BCConfig
     | CalQLConfig
     | CQLConfig
+    | CSFConfig
     | DARCConfig
+    | DIAYNConfig
     | H2OConfig
     | HNPGConfig
     | IQLConfig
+    | LSDConfig
     | MetaPPOConfig
     | MOORLConfig
     | METRAConfig
@@ -76,10 +85,13 @@ ALGORITHMS: dict[str, ModuleType] = {
     "bc": bc,
     "calql": calql,
     "cql": cql,
+    "csf": csf,
     "darc": darc,
+    "diayn": diayn,
     "h2o": h2o,
     "hnpg": hnpg,
     "iql": iql,
+    "lsd": lsd,
     "meta-ppo": meta_ppo,
     "moorl": moorl,
     "metra": metra,

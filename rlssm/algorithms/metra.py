@@ -21,7 +21,7 @@ Fields for the released code, where it differs from the paper: `constraint` "mea
 the components of Δ² in place of their sum, `terminal_on_timeout` takes time limits for ends. The
 preset "released" has both. Departures from it: one step of Adam on l in both (the paper's loss is
 λ mean slack, whose sign is the same); no term 1e-6 in log π, which here is exact; the last layer
-of the policy starts near 0 (gain 0.01, and uniform rather than normal); the critic's loss is twice
+of the policy starts uniform rather than normal, at the same gain of 0.1; the critic's loss is twice
 as large, which Adam undoes. Measured: docs/metra.md.
 """
 
@@ -29,7 +29,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -41,20 +40,21 @@ from rlssm.algorithms.skilled import (
     SkilledState,
     act,
     batch_spec,
+    change,
+    descend,
     embed,
     follow,
-    layers,
     networks,
+    presets,
+    reward,
+    skill_towards,
     step_policy,
 )
-from rlssm.data.mixing import ExperienceConfig
 from rlssm.errors import require
 from rlssm.nn import skills
 from rlssm.nn.mlp import require_choices
 from rlssm.nn.optimizers import make_optimizer
-from rlssm.nn.s5 import S5Config
-from rlssm.nn.skills import SKILL, SkillConfig
-from rlssm.nn.torso import TorsoConfig
+from rlssm.nn.skills import SKILL
 from rlssm.types import Key, Metrics, Params, Spec, Trajectory
 
 __all__ = [
@@ -120,25 +120,18 @@ def update(
     direction = skills.direction(config.skill, batch.step.extras[SKILL])
     multiplier = jnp.exp(state.log_multiplier)
 
-    def representation_loss(weights: Params) -> tuple[Array, Metrics]:
+    def loss(weights: Params) -> tuple[Array, Metrics]:
         delta = change(config, spec, weights, batch)
         gain = reward(delta, direction)
         slack = jnp.minimum(config.slack, 1 - squared_length(config, delta))
-        loss = -masked_mean(gain + multiplier * slack, batch.mask)
-        return loss, {
+        return -masked_mean(gain + multiplier * slack, batch.mask), {
             "representation/gain": masked_mean(gain, batch.mask),
             "representation/slack": masked_mean(slack, batch.mask),
             "representation/squared_step": masked_mean(jnp.square(delta).sum(-1), batch.mask),
         }
 
-    weights = state.params["representation"]
-    (loss, metrics), grad = jax.value_and_grad(representation_loss, has_aux=True)(weights)
-    hyper = state.hyper
-    optimizer = make_optimizer(hyper["representation_learning_rate"])
-    move, representation_opt = optimizer.update(grad, state.representation_opt, weights)
-    weights = optax.apply_updates(weights, move)
-
-    optimizer = make_optimizer(hyper["multiplier_learning_rate"])
+    weights, representation_opt, metrics = descend(state, state.params["representation"], loss)
+    optimizer = make_optimizer(state.hyper["multiplier_learning_rate"])
     slack = metrics["representation/slack"]  # the gradient of l mean slack in l
     move, multiplier_opt = optimizer.update(slack, state.multiplier_opt)
     state = state.replace(
@@ -150,25 +143,9 @@ def update(
     paid = reward(change(config, spec, weights, batch), direction)
     state, of_policy = step_policy(config, spec, state, batch, paid)
     return state, metrics | of_policy | {
-        "representation/loss": loss,
         "representation/multiplier": multiplier,
         "skill/reward": masked_mean(paid, batch.mask),
     }
-
-
-def change(
-    config: SkilledConfig, spec: Spec, weights: Params, batch: Trajectory
-) -> Float[Array, "T B K"]:
-    """Return Δ, how far each step moved the representation."""
-    step = batch.step
-    return embed(config, spec, weights, step.next_obs) - embed(config, spec, weights, step.obs)
-
-
-def reward(
-    delta: Float[Array, "*batch K"], direction: Float[Array, "*batch K"]
-) -> Float[Array, "*batch"]:
-    """Return Δ·z̃, which is what a skill is paid."""
-    return (delta * direction).sum(-1)
 
 
 def squared_length(config: METRAConfig, delta: Float[Array, "*batch K"]) -> Float[Array, "*batch"]:
@@ -177,50 +154,12 @@ def squared_length(config: METRAConfig, delta: Float[Array, "*batch K"]) -> Floa
     return square.sum(-1) if config.constraint == "sum" else square.mean(-1)
 
 
-# --- Reaching goals ---------------------------------------------------------------------------
-
-
-def skill_towards(
-    config: SkilledConfig, spec: Spec, params: Params, obs: Any, goal: Any
-) -> Float[Array, "*batch K"]:
-    """Return the skill that leads from an observation to a goal, along φ(g) - φ(s).
-
-    Discrete skills: the one of the largest component.
-    """
-    weights = params["representation"]
-    wanted = embed(config, spec, weights, goal) - embed(config, spec, weights, obs)
-    return skills.towards(config.skill, wanted)
-
-
-_POINT = METRAConfig(
-    actor=layers((64, 64)),
-    critic=layers((64, 64)),
-    representation=layers((64, 64)),
-    experience=ExperienceConfig(
-        num_envs=8, rollout_length=50, update_ratio=1 / 8, warmup=0, capacity=20_000
-    ),
-    learning_rate=3e-4,
-    critic_learning_rate=3e-4,
-    temperature_learning_rate=3e-4,
-    representation_learning_rate=3e-4,
-    multiplier_learning_rate=3e-4,
-)
 _DEFAULT = METRAConfig()
 
-# "default" is METRA's for Ant, "half-cheetah" has its 16 discrete skills there, and "released" the
+# "default" is METRA's for Ant, "halfcheetah" has its 16 discrete skills there, and "released" the
 # two faults of the code; "wide" has eight times the episodes, and the updates, of an epoch.
 # "point" is ours, for tasks the size of the point mass.
-PRESETS: dict[str, METRAConfig] = {
-    "default": _DEFAULT,
-    "half-cheetah": replace(_DEFAULT, skill=SkillConfig("discrete", 16)),
+PRESETS: dict[str, METRAConfig] = presets(_DEFAULT) | {
     "released": replace(_DEFAULT, constraint="mean", terminal_on_timeout=True),
     "wide": replace(_DEFAULT, experience=replace(_DEFAULT.experience, num_envs=64)),
-    "point": _POINT,
-    "point-s5": replace(
-        _POINT,
-        core=S5Config(layers=1, state_size=32),
-        torso=TorsoConfig(width=64, hidden=()),
-        skill=replace(_POINT.skill, resample=0.04),
-        experience=replace(_POINT.experience, length=50, burn_in=0, batch=800),
-    ),
 }

@@ -35,7 +35,7 @@ from rlssm.errors import UserError, require
 from rlssm.nn import normalizers
 from rlssm.nn.actor_critic import Actor, Critic, History, apply, has_memory, require_torso_fits
 from rlssm.nn.cores import CoreConfig, NoneConfig
-from rlssm.nn.heads import TanhGaussianHead
+from rlssm.nn.heads import POLICY_SCALE, TanhGaussianHead
 from rlssm.nn.mlp import MLPConfig, Precision
 from rlssm.nn.optimizers import make_optimizer
 from rlssm.nn.s5 import S5Config
@@ -100,6 +100,8 @@ class SACConfig:
     """Whether the target counts the entropy of the next action. The CQL family: no."""
     log_std_min: float = -5.0
     """Lowest log standard deviation of the policy, below 2. Released code: -20."""
+    policy_scale: float = POLICY_SCALE
+    """Gain of the policy's last kernel, above 0; small ones start near a mean of 0. METRA: 0.1."""
     normalize_obs: bool = False
     """Whether observations are standardised by the dataset's mean and variance."""
     precision: Precision = "default"
@@ -111,7 +113,8 @@ class SACConfig:
         return SWEPT
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "critic_learning_rate", "ssm_lr_factor", "init_temperature"):
+        above_0 = ("learning_rate", "critic_learning_rate", "ssm_lr_factor", "init_temperature")
+        for name in (*above_0, "policy_scale"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "above 0")
         rate = self.temperature_learning_rate
         require(0 <= rate < math.inf, "temperature_learning_rate", rate, "at least 0")
@@ -166,7 +169,9 @@ def networks(config: SACConfig, spec: Spec) -> Networks:
         raise UserError("normalize_obs needs array observations; leave it out for this environment")
     history = History(spec, config.torso, config.core, config.precision)
     size = spec.action.shape[0]
-    head = TanhGaussianHead(size, config.actor, config.precision, config.log_std_min)
+    head = TanhGaussianHead(
+        size, config.actor, config.precision, config.log_std_min, config.policy_scale
+    )
     return Networks(Actor(history, head), Critic(history.clone(), config.critic, config.critics))
 
 

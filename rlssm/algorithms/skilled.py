@@ -12,12 +12,14 @@ valued under their own skill at both ends.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float
 
 from rlssm.algorithms import sac
@@ -27,9 +29,11 @@ from rlssm.errors import require
 from rlssm.nn import skills
 from rlssm.nn.actor_critic import Actor, Critic, apply, has_memory
 from rlssm.nn.encoders import Encoder
-from rlssm.nn.mlp import MLP, MLPConfig, Precision
+from rlssm.nn.mlp import MLP, Kernel, MLPConfig, Precision
 from rlssm.nn.optimizers import make_optimizer
+from rlssm.nn.s5 import S5Config
 from rlssm.nn.skills import SKILL, SkillConfig, Skilled
+from rlssm.nn.torso import TorsoConfig
 from rlssm.types import (
     Box,
     Carry,
@@ -48,9 +52,13 @@ SWEPT = (*sac.SWEPT, "representation_learning_rate")
 WIDE = (1024, 1024)
 
 
-def layers(hidden: tuple[int, ...], activation: Literal["relu", "tanh"] = "relu") -> MLPConfig:
-    """Return hidden layers as METRA starts them."""
-    return MLPConfig(hidden, activation, kernel_scale=1.0, kernel="xavier")
+def layers(
+    hidden: tuple[int, ...],
+    activation: Literal["relu", "tanh"] = "relu",
+    kernel: Kernel = "xavier",
+) -> MLPConfig:
+    """Return hidden layers as METRA starts them; its critics are "xavier-normal"."""
+    return MLPConfig(hidden, activation, kernel_scale=1.0, kernel=kernel)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class SkilledConfig(SACConfig):
 
     actor: MLPConfig = field(default_factory=lambda: layers(WIDE, "tanh"))
     """The hidden layers of the policy head."""
-    critic: MLPConfig = field(default_factory=lambda: layers(WIDE))
+    critic: MLPConfig = field(default_factory=lambda: layers(WIDE, kernel="xavier-normal"))
     """The hidden layers of each critic's head."""
     representation: MLPConfig = field(default_factory=lambda: layers(WIDE))
     """The hidden layers of the representation of observations."""
@@ -90,6 +98,8 @@ class SkilledConfig(SACConfig):
     action."""
     log_std_min: float = math.log(1e-6)
     """Lowest log standard deviation of the policy, below 2."""
+    policy_scale: float = 0.1
+    """Gain of the policy's last kernel, above 0."""
 
     @property
     def swept(self) -> tuple[str, ...]:
@@ -169,6 +179,33 @@ def embed(config: SkilledConfig, spec: Spec, weights: Params, obs: Any) -> Float
     return apply(representation_of(config, spec), weights, obs)
 
 
+def change(
+    config: SkilledConfig, spec: Spec, weights: Params, batch: Trajectory
+) -> Float[Array, "T B K"]:
+    """Return Δ, how far each step moved the representation."""
+    step = batch.step
+    return embed(config, spec, weights, step.next_obs) - embed(config, spec, weights, step.obs)
+
+
+def reward(
+    delta: Float[Array, "*batch K"], direction: Float[Array, "*batch K"]
+) -> Float[Array, "*batch"]:
+    """Return Δ·z̃, which is what a skill is paid for a step."""
+    return (delta * direction).sum(-1)
+
+
+def skill_towards(
+    config: SkilledConfig, spec: Spec, params: Params, obs: Any, goal: Any
+) -> Float[Array, "*batch K"]:
+    """Return the skill that leads from an observation to a goal, along φ(g) - φ(s).
+
+    Discrete skills: the one of the largest component.
+    """
+    weights = params["representation"]
+    wanted = embed(config, spec, weights, goal) - embed(config, spec, weights, obs)
+    return skills.towards(config.skill, wanted)
+
+
 # --- Acting -----------------------------------------------------------------------------------
 
 
@@ -217,19 +254,31 @@ def follow(
 # --- Learning ---------------------------------------------------------------------------------
 
 
+def descend(
+    state: Any, weights: Params, loss: Callable[[Params], tuple[Array, Metrics]]
+) -> tuple[Params, Any, Metrics]:
+    """Return what one step of Adam makes of a representation's weights, its state, and metrics."""
+    (value, metrics), grad = jax.value_and_grad(loss, has_aux=True)(weights)
+    optimizer = make_optimizer(state.hyper["representation_learning_rate"])
+    move, opt_state = optimizer.update(grad, state.representation_opt, weights)
+    metrics = {"representation/loss": value, **metrics}
+    return optax.apply_updates(weights, move), opt_state, metrics
+
+
 def step_policy(
     config: Any, spec: Spec, state: Any, batch: Trajectory, reward: Float[Array, "T B"]
 ) -> tuple[Any, Metrics]:
     """Make one update of SAC that is shown the skills and paid `reward`."""
     shown = skills.shown_spec(config.skill, spec)
-    return sac.update(_as_sac(config, spec), shown, state, as_shown(config, batch), reward)
+    config = replace(config, target_entropy=target_entropy(config, spec))
+    return sac.update(config, shown, state, as_shown(config, batch), reward)
 
 
-def _as_sac(config: SkilledConfig, spec: Spec) -> SkilledConfig:
-    """Return the configuration with the target entropy that it stands for."""
-    if config.target_entropy is not None or not isinstance(spec.action, Box):
-        return config
-    return replace(config, target_entropy=-spec.action.shape[0] / 2)
+def target_entropy(config: SkilledConfig, spec: Spec) -> float:
+    """Return the entropy that the temperature holds the policy to."""
+    assert isinstance(spec.action, Box)
+    default = -spec.action.shape[0] / 2
+    return default if config.target_entropy is None else config.target_entropy
 
 
 def as_shown(config: SkilledConfig, batch: Trajectory) -> Trajectory:
@@ -263,3 +312,50 @@ def batch_spec(config: SkilledConfig) -> Windows:
     kept = ((SKILL, Box((config.skill.size,))),)
     memory = has_memory(config.core)
     return wish(config.experience, memory=memory, kept=kept, random_warmup=False)
+
+
+# --- Presets ----------------------------------------------------------------------------------
+
+C = TypeVar("C", bound=SkilledConfig)
+SIXTEEN = SkillConfig("discrete", 16)
+
+
+def small(config: C) -> C:
+    """Return a configuration for tasks the size of the point mass."""
+    rates = [name for name in config.swept if name.endswith("learning_rate")]
+    return replace(
+        config,
+        actor=layers((64, 64)),
+        critic=layers((64, 64), kernel="xavier-normal"),
+        representation=layers((64, 64)),
+        experience=ExperienceConfig(
+            num_envs=8, rollout_length=50, update_ratio=1 / 8, warmup=0, capacity=20_000
+        ),
+        init_temperature=0.1,  # 2,000 updates are too few for α to get there from 0.01
+        **dict.fromkeys(rates, 3e-4),
+    )
+
+
+def remembering(config: C) -> C:
+    """Return a small configuration with a memory, whose skills change within an episode."""
+    return replace(
+        config,
+        core=S5Config(layers=1, state_size=32),
+        torso=TorsoConfig(width=64, hidden=()),
+        skill=replace(config.skill, resample=0.04),
+        experience=replace(config.experience, length=50, burn_in=0, batch=800),
+    )
+
+
+def presets(config: C, of_cheetah: SkillConfig = SIXTEEN) -> dict[str, C]:
+    """Return the presets that all have: METRA's for Ant and HalfCheetah, ours for the point mass.
+
+    `of_cheetah` are the skills of HalfCheetah.
+    """
+    return {
+        "default": config,
+        "ant": config,
+        "halfcheetah": replace(config, skill=of_cheetah),
+        "point": small(config),
+        "point-s5": remembering(small(config)),
+    }

@@ -17,6 +17,7 @@ usage: rlssm COMMAND ...
   plot RUN [RUN ...]      draw learning curves
   render RUN              draw an episode as a GIF
   export RUN              write the policy as a file that loads without this library
+  skills RUN              draw and score the skills that a run found
   list [envs|algos|datasets|cores]    what there is
   data make|describe|score|import-d4rl    build and look at offline datasets; normalised scores;
                           read a D4RL file into a Minari dataset
@@ -27,7 +28,7 @@ usage: rlssm COMMAND ...
 
 def commands() -> dict[str, Callable[[list[str]], None]]:
     """Return the commands by name."""
-    from rlssm.cli import data, inspect, runs, train, world
+    from rlssm.cli import data, inspect, runs, skills, train, world
 
     return {
         "train": train.train,
@@ -36,6 +37,7 @@ def commands() -> dict[str, Callable[[list[str]], None]]:
         "plot": runs.plot,
         "render": runs.render,
         "export": runs.export,
+        "skills": skills.skills,
         "list": inspect.list_names,
         "data": data.data,
         "world": world.world,

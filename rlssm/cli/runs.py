@@ -25,6 +25,9 @@ class Evaluate:
     """Whether actions are sampled in place of the most likely ones. Default: in trials alone."""
     seed: int = 0
     """Seed of the start states and of the environment's noise."""
+    skill: str | None = None
+    """Skill to follow, of a run that learnt some: its number, or its coordinates between commas.
+    Default: ones drawn at random."""
     out: Path | None = None
     """File to write every episode's return, length and success to, as JSON."""
 
@@ -45,6 +48,7 @@ def evaluate(words: list[str]) -> None:
         episodes=args.episodes,
         greedy=None if args.stochastic is None else not args.stochastic,
         seed=args.seed,
+        skill=args.skill,
     )
     means = {name: values.tolist() for name, values in run.scores(played).items()}
     trials = isinstance(played, Adaptation)
@@ -127,6 +131,9 @@ class Render:
     """Seed of the episode."""
     stochastic: bool = False
     """Whether actions are sampled in place of the most likely ones."""
+    skill: str | None = None
+    """Skill to follow, of a run that learnt some: its number, or its coordinates between commas.
+    Default: ones drawn at random."""
     out: Path | None = None
     """GIF to write; default plots/episode.gif in the run."""
 
@@ -149,7 +156,7 @@ def render(words: list[str]) -> None:
     use_compilation_cache()
     recording = record(
         run.env,
-        run.program.policy,
+        run.policy(args.skill),
         run.member_params(which_checkpoint(args.checkpoint), args.member),
         jax.random.key(args.seed),
         greedy=not args.stochastic,
@@ -169,6 +176,9 @@ class Export:
     """Which weights: last, best, or the steps of a checkpoint."""
     member: int = 0
     """Which member of the run, counted from 0."""
+    skill: str | None = None
+    """Skill to follow, of a run that learnt some: its number, or its coordinates between commas.
+    Default: ones drawn at random."""
     out: Path | None = None
     """File to write; default policy.zip in the run."""
 
@@ -187,7 +197,7 @@ def export(words: list[str]) -> None:
     run = Run(args.run)
     params = run.member_params(which_checkpoint(args.checkpoint), args.member)
     out = args.out or run.path / "policy.zip"
-    export_policy(out, run.program.policy, params, run.env.spec)
+    export_policy(out, run.policy(args.skill), params, run.env.spec)
     say(f"wrote {out}")
 
 

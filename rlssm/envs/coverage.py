@@ -1,7 +1,7 @@
 """Which parts of the plane a batch of environments has been to, counted on the device.
 
 The plane is cut into cells of one unit by one. `total` counts the cells ever visited, `queue` those
-visited in the last 100,000 steps or so; both within 128 units of the origin, and steps beyond are
+visited in the last 100,000 steps or so; both within 256 units of the origin, and steps beyond are
 counted as `outside`.
 Source: the state coverage of METRA (arXiv 2310.08887) and, of the queue, TLDR (arXiv 2407.08464).
 """
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.types import Metrics
 
-SIDE = 256  # cells
+SIDE = 512  # cells
 QUEUE = 100_000  # steps
 
 

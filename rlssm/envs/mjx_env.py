@@ -62,11 +62,12 @@ class MjxState(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an action led to, in the precision of the physics."""
+    """What an action led to, in the precision of the physics; not `sane` where it diverged."""
 
     obs: Float[Array, " D"]
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
+    sane: Bool[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class MjxEnvironment:
             time=state.time + 1,
         )
         reward = jnp.where(sane, reward, 0)
-        return next_state, Outcome(self.task.observe(physics), reward, terminated | ~sane)
+        return next_state, Outcome(self.task.observe(physics), reward, terminated | ~sane, sane)
 
     def _simulate(
         self, state: MjxState, control: Array, params: MjxParams

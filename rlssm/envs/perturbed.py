@@ -143,7 +143,7 @@ class Perturbed:
         return PerturbedParams(self.env.params, self.config.scales, noise)
 
     def reset(self, key: Key, params: PerturbedParams) -> tuple[PerturbedState, Any]:
-        inner, obs = self.env.reset(key, self._inner(params))
+        inner, obs = self.env.reset(key, self.inner_params(params))
         latency = self.config.latency
         waiting = zeros(self.spec.action, (latency,)) if latency else None
         return PerturbedState(inner, waiting), obs
@@ -159,10 +159,11 @@ class Perturbed:
             noise_key = jax.random.fold_in(key, NOISE)  # `key` itself stays the environment's
             noise = jax.random.normal(noise_key, action.shape, action.dtype)
             action = action + params.joint_noise * noise
-        inner, step = self.env.step(key, state.inner, action, self._inner(params))
+        inner, step = self.env.step(key, state.inner, action, self.inner_params(params))
         return PerturbedState(inner, waiting), step
 
-    def _inner(self, params: PerturbedParams) -> Params:
+    def inner_params(self, params: PerturbedParams) -> Params:
+        """Return the parameters of the environment below, changed."""
         return scaled(self.env, params.inner, params.scales)
 
 

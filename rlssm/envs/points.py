@@ -144,6 +144,19 @@ class PointWorld:
         cells = free[jax.random.randint(cell_key, (count,), 0, len(free))]
         return cells + jax.random.uniform(place_key, (count, 2))
 
+    @property
+    def extent(self) -> tuple[Float[np.ndarray, "2"], Float[np.ndarray, "2"]]:
+        """Size and middle of what can be reached, for pictures."""
+        if self.layout is None:
+            return np.full(2, 2.2 * STRIDE * self.max_steps), np.zeros(2)
+        size = np.array(_walls(self.layout).shape, float)
+        return size, size / 2
+
+    @property
+    def wall_cells(self) -> Float[np.ndarray, "W 2"]:
+        """Lower left corners of the cells that are walls."""
+        return np.empty((0, 2)) if self.layout is None else np.argwhere(_walls(self.layout)) * 1.0
+
     def _limited(self, action: Array) -> Array:
         if not self.round:
             return jnp.clip(action, -1.0, 1.0)

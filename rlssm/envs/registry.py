@@ -13,6 +13,7 @@ from rlssm.envs import (
     mjx_env,
     point_maze,
     points,
+    roaming,
     suites,
     user,
 )
@@ -85,6 +86,11 @@ class EnvConfig:
     time_limit: int | None = None
     """Steps after which an episode is truncated, at most the environment's own limit."""
 
+    roam: bool = False
+    """Whether a body, mjx/HalfCheetah-v5, Ant-v5, Hopper-v5 or Walker2d-v5, sees where it is and
+    goes on when it falls, 200 steps long, as learners of skills need it; observations are then all
+    positions and velocities, standardised."""
+
     hide: tuple[int, ...] = ()
     """Entries of a flat observation to leave out, counted from 0."""
 
@@ -112,7 +118,7 @@ class EnvConfig:
     def _check_suite(self) -> None:
         suites.make(self.id).with_trial(self.trial)
         single = EnvConfig("MemoryChain-1")
-        for name in ("time_limit", "hide", "noise", "dynamics"):
+        for name in ("time_limit", "roam", "hide", "noise", "dynamics"):
             value, plain = getattr(self, name), getattr(single, name)
             require(value == plain, name, value, "left out with a suite of tasks")
 
@@ -158,6 +164,8 @@ def make(config: EnvConfig | str) -> Any:
     if is_suite(config.id):
         return suites.make(config.id).with_trial(config.trial)
     env = user.load(config.id) if _is_own(config.id) else _family(config.id).make(config.id)
+    if config.roam:
+        env = roaming.make(env)
     if config.dynamics != DynamicsConfig():
         env = Perturbed(env, config.dynamics)
     if config.hide:

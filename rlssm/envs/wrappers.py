@@ -88,7 +88,7 @@ class HideObservation:
     @property
     def spec(self) -> Spec:
         spec = self.env.spec
-        return replace(spec, obs=replace(spec.obs, shape=self._kept.shape))
+        return replace(spec, obs=replace(spec.obs, shape=self.kept.shape))
 
     @property
     def params(self) -> Params:
@@ -96,11 +96,11 @@ class HideObservation:
 
     def reset(self, key: Key, params: Params) -> tuple[Any, Array]:
         state, obs = self.env.reset(key, params)
-        return state, obs[self._kept]
+        return state, obs[self.kept]
 
     def step(self, key: Key, state: Any, action: Array, params: Params) -> tuple[Any, Step]:
         state, step = self.env.step(key, state, action, params)
-        return state, step._replace(obs=step.obs[self._kept])
+        return state, step._replace(obs=step.obs[self.kept])
 
     @property
     def _size(self) -> int:
@@ -110,7 +110,8 @@ class HideObservation:
         return obs.shape[0]
 
     @property
-    def _kept(self) -> np.ndarray:
+    def kept(self) -> np.ndarray:
+        """Which entries are left."""
         return np.delete(np.arange(self._size), self.indices)
 
 

@@ -157,6 +157,22 @@ def acrobot(canvas: Canvas, env: Any, frame: Frame) -> None:
         canvas.disc(joint, 0.05, INK)
 
 
+def point_world(canvas: Canvas, env: Any, frame: Frame) -> None:
+    """The point, its way from where it began as the crow flies, and walls in a maze."""
+    size, middle = env.extent
+    scale = min(WIDTH / size[0], HEIGHT / size[1])
+
+    def place(x: Any) -> Point:
+        return scale * (float(x[0]) - middle[0]), scale * (float(x[1]) - middle[1])
+
+    for cell in env.wall_cells:
+        canvas.box(place(cell + 0.5), (scale, scale), GREY)
+    start, now = place(frame.state.start), place(frame.state.position)
+    canvas.line([start, now], PALE, 3)
+    canvas.disc(start, 4, BLUE)
+    canvas.disc(now, 6, ORANGE)
+
+
 def _force(env: Any, action: np.ndarray) -> float:
     """Return a push in [-1, 1] from a discrete action (0 left, 1 none, 2 right) or a real one."""
     value = float(np.ravel(action)[0])
@@ -228,6 +244,7 @@ DRAWINGS: dict[str, Drawing] = {
     "Pendulum": Drawing(110, 20, pendulum),
     "MountainCar": Drawing(240, 30, mountain_car),
     "Acrobot": Drawing(68, 15, acrobot),
+    "PointWorld": Drawing(1, 20, point_world),
     "RepeatPrevious": Drawing(1, 4, cards),
     "RepeatFirst": Drawing(1, 4, cards),
     "Autoencode": Drawing(1, 4, cards),

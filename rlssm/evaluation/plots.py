@@ -70,10 +70,19 @@ def learning_curves(
         axes.margins(x=0.01)
         if len(curves) > 1 or lines:
             axes.legend(loc="best")
-        try:
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot write {path}: {error}") from None
+        save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture in the format that its suffix says.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write {path}: {error}") from None
 
 
 def _draw(axes: Axes, name: str, curve: Curve, color: str, smooth: int) -> None:
@@ -108,10 +117,7 @@ def adaptation_curves(
             _draw(axes, name, curve, COLORS[i % len(COLORS)], 1)
         axes.set(xlabel="episode of the trial", ylabel="score", title=title)
         axes.legend(loc="best")
-        try:
-            figure.savefig(path, dpi=150)
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot write {path}: {error}") from None
+        save_figure(figure, path)
 
 
 def _band(values: Float[np.ndarray, "N S"], resamples: int = 1_000) -> Float[np.ndarray, "2 N"]:

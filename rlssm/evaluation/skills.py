@@ -1,7 +1,7 @@
 """What skills are worth: where they lead, what they cover, whether they reach goals.
 
-Skills are judged by where they go in a world to roam in (`rlssm.envs.points.Roamable`): whole
-episodes of deterministic actions, one skill each.
+Skills are judged by where they go in a world to roam in (`rlssm.envs.points.Roamable`), wrapped or
+not: whole episodes of deterministic actions, one skill each.
 Sources: METRA (arXiv 2310.08887) for coverage and final distance; the contrastive successor
 features of arXiv 2412.08021 for hits and staying time.
 """
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from rlssm.envs.points import Roamable
+from rlssm.envs import roaming
+from rlssm.envs.base import Environment
+from rlssm.errors import require
 from rlssm.types import Carry, Inputs, Key, Params, Previous, zeros
 
 RADII = (3.0, 1.0)  # within which a goal counts as reached
@@ -54,7 +56,7 @@ class _Walk(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def roam(
-    env: Roamable, policy: SkillPolicy, params: Params, skill: Float[Array, "N K"], key: Key
+    env: Environment, policy: SkillPolicy, params: Params, skill: Float[Array, "N K"], key: Key
 ) -> Roamed:
     """Return one episode of deterministic actions for each skill."""
     return _roam(env, policy, params, len(skill), key, lambda _: skill)
@@ -62,7 +64,7 @@ def roam(
 
 @partial(jax.jit, static_argnums=(0, 1, 5))
 def reach(
-    env: Roamable,
+    env: Environment,
     policy: SkillPolicy,
     params: Params,
     goals: Float[Array, "N 2"],
@@ -76,7 +78,7 @@ def reach(
     """
     goal_key, key = jax.random.split(key)
     count = len(goals)
-    at = jax.vmap(env.at, (0, 0, None))
+    at = jax.vmap(partial(roaming.at, env), (0, 0, None))
     goal = at(jax.random.split(goal_key, count), goals, env.params)
     if mode == "adaptive":
         return _roam(env, policy, params, count, key, lambda obs: policy.towards(params, obs, goal))
@@ -87,7 +89,7 @@ def reach(
 
 
 def _roam(
-    env: Roamable,
+    env: Environment,
     policy: SkillPolicy,
     params: Params,
     count: int,
@@ -102,7 +104,8 @@ def _roam(
     limit = env.spec.max_episode_steps
 
     def see(walk: _Walk) -> Roamed:
-        return Roamed(jax.vmap(env.position)(walk.state), policy.embed(params, walk.obs))
+        place = jax.vmap(partial(roaming.position, env))(walk.state)
+        return Roamed(place, policy.embed(params, walk.obs))
 
     def step(walk: _Walk, t: Array) -> tuple[_Walk, Roamed]:
         act_key, env_key = jax.random.split(jax.random.fold_in(key, t))
@@ -117,6 +120,65 @@ def _roam(
     walk = _Walk(state, obs, previous, policy.initial_memory(count))
     end, seen = jax.lax.scan(step, walk, jnp.arange(limit))
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), seen, see(end))
+
+
+# --- Judging ----------------------------------------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """What skills came to, on the host: measures of each member, and the episodes behind them.
+
+    Leaves of `roamed` and `reached` lead with `[S]`; `skill` and `goals` are the same for all.
+    """
+
+    measures: list[dict[str, float]]
+    skill: Float[np.ndarray, "N K"]
+    roamed: Roamed
+    goals: Float[np.ndarray, "M 2"]
+    reached: Roamed
+
+
+def judge(
+    env: Environment,
+    policy: SkillPolicy,
+    params: Params,
+    key: Key,
+    *,
+    count: int = 48,
+    goals: int = 50,
+    mode: Literal["adaptive", "single"] = "adaptive",
+) -> Judged:
+    """Return what the skills of several members are worth, each under the same skills and goals.
+
+    Args:
+        env: a world to roam in.
+        policy, params: whom to tell; leaves `[S, ...]`.
+        key: skills, start states, and goals.
+        count: skills to roam with, an episode each.
+        goals: places to reach for, an episode each.
+        mode: see `reach`.
+
+    Raises:
+        UserError: if `env` does not say where one is, or there is nothing to judge by.
+    """
+    world = roaming.world(env)
+    require(count >= 1, "count", count, "at least 1")
+    require(goals >= 1, "goals", goals, "at least 1")
+    draw_key, roam_key, goal_key, reach_key = jax.random.split(key, 4)
+    skill, places = policy.draw(draw_key, count), world.goals(goal_key, goals)
+    out = jax.vmap(partial(roam, env, policy), (0, None, None))(params, skill, roam_key)
+    towards = partial(reach, env, policy, mode=mode)
+    back = jax.vmap(towards, (0, None, None))(params, places, reach_key)
+    out, back, skill, places = jax.device_get((out, back, skill, places))
+    measures = []
+    for roamed, reached in zip(_members(out), _members(back), strict=True):
+        far = np.linalg.norm(roamed.position[-1] - roamed.position[0], axis=-1).max()
+        measures.append(of_roaming(roamed) | of_reaching(reached, places, far))
+    return Judged(measures, skill, out, places, back)
+
+
+def _members(roamed: Roamed) -> list[Roamed]:
+    return [Roamed(*one) for one in zip(*roamed, strict=True)]
 
 
 # --- Measures, on the host --------------------------------------------------------------------
@@ -160,15 +222,23 @@ def of_roaming(roamed: Roamed) -> dict[str, float]:
     }
 
 
-def of_reaching(roamed: Roamed, goals: Float[np.ndarray, "N 2"]) -> dict[str, float]:
+def of_reaching(
+    roamed: Roamed, goals: Float[np.ndarray, "N 2"], far: float = np.inf
+) -> dict[str, float]:
     """Return the mean final distance and, by radius, three shares.
 
     `hit` of the episodes that were ever inside, `end` of those inside at the end, `stay` of the
-    steps inside.
+    steps inside. `near` is the share of goals at most `far` from where an episode started, and
+    `near_distance` the mean final distance to these, 0 where there are none.
     """
     position = np.asarray(roamed.position, np.float64)
     distance = np.linalg.norm(position - np.asarray(goals, np.float64), axis=-1)
-    found = {"distance": float(distance[-1].mean())}
+    near = distance[0] <= far
+    found = {
+        "distance": float(distance[-1].mean()),
+        "near": float(near.mean()),
+        "near_distance": float(distance[-1][near].mean()) if near.any() else 0.0,
+    }
     for radius in RADII:
         inside = distance <= radius
         found |= {

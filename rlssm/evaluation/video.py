@@ -1,7 +1,7 @@
 """An episode as an animated GIF."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rlssm.envs.memory_chain import MemoryChain
 from rlssm.envs.stateless import StatelessCartPole, StatelessPendulum
 from rlssm.envs.wrappers import HideObservation, ObservationNoise, TimeLimit
 from rlssm.errors import UserError, require
-from rlssm.evaluation.drawings import DRAWINGS, Canvas, Drawing, Frame
+from rlssm.evaluation.drawings import DRAWINGS, HEIGHT, WIDTH, Canvas, Drawing, Frame
 from rlssm.evaluation.evaluate import Recording
 
 MAX_FRAMES = 1_000  # of a longer episode only every n-th step is drawn
@@ -36,9 +36,34 @@ def save_gif(path: Path, env: Environment, recording: Recording, *, fps: int | N
         UserError: if the environment has no drawing, or if the file cannot be written.
     """
     drawing = drawing_of(env)
-    fps = drawing.fps if fps is None else fps
+    _write(path, list(_images(env, recording, drawing)), drawing.fps if fps is None else fps)
+
+
+def save_gif_of_several(path: Path, env: Environment, recordings: Sequence[Recording]) -> None:
+    """Write episodes of one environment side by side, in rows of four, as an animated GIF.
+
+    One that ends before the others stays as it ended.
+
+    Raises:
+        UserError: if the environment has no drawing, or if the file cannot be written.
+    """
+    drawing = drawing_of(env)
+    episodes = [list(_images(env, recording, drawing)) for recording in recordings]
+    width, height = WIDTH // 2, HEIGHT // 2
+    columns = min(4, len(episodes))
+    size = (columns * width, math.ceil(len(episodes) / columns) * height)
+    frames = []
+    for t in range(max(map(len, episodes))):
+        sheet = Image.new("RGB", size, "white")
+        for i, images in enumerate(episodes):
+            image = images[min(t, len(images) - 1)].resize((width, height))
+            sheet.paste(image, (i % columns * width, i // columns * height))
+        frames.append(sheet)
+    _write(path, frames, drawing.fps)
+
+
+def _write(path: Path, images: list[Image.Image], fps: int) -> None:
     require(1 <= fps <= 50, "fps", fps, "from 1 to 50")
-    images = list(_images(env, recording, drawing))
     durations = [1_000 // fps] * (len(images) - 1) + [round(1_000 * LAST_FRAME_SECONDS)]
     try:
         images[0].save(

@@ -74,14 +74,19 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """A history under an ensemble of action values, each a dense network of (features, action)."""
+    """A history under an ensemble of action values, each a dense network of (features, action).
+
+    With `vector` K a value is a vector, and results have one more axis, K, at their end.
+    """
 
     history: History
     mlp: MLPConfig
     size: int = 2
+    vector: int | None = None
 
     def setup(self) -> None:
-        self.values = Ensemble(ValueHead(self.mlp, self.history.precision), self.size)
+        head = ValueHead(self.mlp, self.history.precision, self.vector)
+        self.values = Ensemble(head, self.size)
 
     @nn.nowrap
     def initial_carry(self, batch: int) -> Carry:
@@ -93,7 +98,7 @@ class Critic(nn.Module):
         """Return the features of all rows but the first `skip`."""
         return self.history(carry, seen, reset, skip)[1]
 
-    def value(self, features: Float[Array, "*inner H"], action: Array) -> Float[Array, "E *batch"]:
+    def value(self, features: Float[Array, "*inner H"], action: Array) -> Float[Array, "E ..."]:
         """Return the value of an action under each member of the ensemble.
 
         `features` may lack leading axes that `action` has: several actions per step.
@@ -104,7 +109,7 @@ class Critic(nn.Module):
 
     def __call__(
         self, carry: Carry, seen: Inputs, reset: Bool[Array, "T B"], action: Array, skip: int = 0
-    ) -> Float[Array, "E T2 B"]:
+    ) -> Float[Array, "E T2 B ..."]:
         """Return the values of one action per row, all rows but the first `skip`."""
         return self.value(self.features(carry, seen, reset, skip), action)
 

@@ -61,10 +61,11 @@ class TanhGaussianHead(nn.Module):
     mlp: MLPConfig
     precision: Precision = "default"
     log_std_min: float = LOG_STD_RANGE[0]
+    scale: float = POLICY_SCALE
 
     @nn.compact
     def __call__(self, features: Float[Array, "*batch H"]) -> TanhGaussian:
-        network = MLP(self.mlp, 2 * self.action_size, POLICY_SCALE, self.precision, name="mean_std")
+        network = MLP(self.mlp, 2 * self.action_size, self.scale, self.precision, name="mean_std")
         mean, log_std = jnp.split(network(features), 2, axis=-1)
         return TanhGaussian(mean, jnp.clip(log_std, self.log_std_min, LOG_STD_RANGE[1]))
 
@@ -120,14 +121,19 @@ class DeterministicHead(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """A scalar per feature vector: a state value, or an action value of joined features."""
+    """A scalar per feature vector: a state value, or an action value of joined features.
+
+    With `size` a vector of that many values, on one more axis.
+    """
 
     mlp: MLPConfig
     precision: Precision = "default"
+    size: int | None = None
 
     @nn.compact
-    def __call__(self, features: Float[Array, "*batch H"]) -> Float[Array, "*batch"]:
-        return MLP(self.mlp, 1, precision=self.precision, name="value")(features).squeeze(-1)
+    def __call__(self, features: Float[Array, "*batch H"]) -> Float[Array, "..."]:
+        value = MLP(self.mlp, self.size or 1, precision=self.precision, name="value")(features)
+        return value.squeeze(-1) if self.size is None else value
 
 
 def policy_head(

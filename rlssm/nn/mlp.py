@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
@@ -15,8 +16,8 @@ from rlssm.errors import require, unknown_name
 Precision = Literal["default", "high", "highest"]
 """Precision of every matrix product in a network; see `jax.lax.Precision`."""
 
-Kernel = Literal["orthogonal", "xavier"]
-"""How a kernel starts: orthogonal, or uniform with variance 2 / (fan-in + fan-out)."""
+Kernel = Literal["orthogonal", "xavier", "xavier-normal"]
+"""How a kernel starts: orthogonal, or with variance 2 / (fan-in + fan-out), uniform or normal."""
 
 Activation = Literal["relu", "leaky_relu", "tanh", "elu", "silu", "gelu"]
 
@@ -74,14 +75,17 @@ def orthogonal(scale: float = 1.0) -> Callable[..., Array]:
     return init
 
 
-def xavier(scale: float = 1.0) -> Callable[..., Array]:
-    """Return the initialiser of uniform matrices of this gain (Glorot and Bengio 2010)."""
-    return nn.initializers.variance_scaling(scale**2, "fan_avg", "uniform")
+def xavier(
+    scale: float = 1.0, law: Literal["uniform", "normal"] = "uniform"
+) -> Callable[..., Array]:
+    """Return the initialiser of independent entries of this gain (Glorot and Bengio 2010)."""
+    return nn.initializers.variance_scaling(scale**2, "fan_avg", law)
 
 
 KERNELS: dict[Kernel, Callable[[float], Callable[..., Array]]] = {
     "orthogonal": orthogonal,
     "xavier": xavier,
+    "xavier-normal": partial(xavier, law="normal"),
 }
 
 

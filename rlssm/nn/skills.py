@@ -42,8 +42,8 @@ class Skilled(NamedTuple):
     skill: Float[Array, "B K"]
 
 
-def draw(config: SkillConfig, key: Key, batch: int) -> Float[Array, "B K"]:
-    """Return skills from the prior."""
+def draw(config: SkillConfig, key: Key, batch: Any) -> Float[Array, "B K"]:
+    """Return skills from the prior; `batch` is a number, symbolic where a policy is exported."""
     if config.kind == "discrete":
         chosen = jax.random.randint(key, (batch,), 0, config.size)
         return jax.nn.one_hot(chosen, config.size)
@@ -69,7 +69,7 @@ def keep_or_draw(
     anew = first
     if config.resample > 0:
         anew |= jax.random.bernoulli(switch_key, config.resample, first.shape)
-    return jnp.where(anew[:, None], draw(config, draw_key, len(first)), skill)
+    return jnp.where(anew[:, None], draw(config, draw_key, first.shape[0]), skill)
 
 
 def direction(config: SkillConfig, skill: Float[Array, "*batch K"]) -> Float[Array, "*batch K"]:

@@ -51,7 +51,8 @@ from rlssm.train.program import (
     unit_of,
     wish_of,
 )
-from rlssm.types import Params, Rollout, Windows, zeros
+from rlssm.train.skills import read_skill, with_skill
+from rlssm.types import Params, Policy, Rollout, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
 RESULT = "result.json"
@@ -303,6 +304,7 @@ class Run:
         episodes: int = 128,
         greedy: bool | None = None,
         seed: int = 0,
+        skill: str | None = None,
     ) -> Any:
         """Play whole episodes with the weights of a checkpoint; leaves `[S, episodes]`.
 
@@ -310,17 +312,35 @@ class Run:
         """
         require(0 <= seed < 2**31, "seed", seed, "from 0 to 2147483647")
         key = jax.random.fold_in(jax.random.key(seed), EVALUATION_STREAM)
-        return self.play(self.params(which), key, episodes, greedy=greedy)
+        policy = self.policy(skill)
+        return self.play(self.params(which), key, episodes, greedy=greedy, policy=policy)
+
+    def policy(self, skill: str | None = None) -> Policy:
+        """Return how the agent acts, under one of the skills it learnt where `skill` names one.
+
+        Raises:
+            UserError: if it learnt none, or none of that name; see `read_skill`.
+        """
+        if skill is None:
+            return self.program.policy
+        agent = self.config.agent
+        return with_skill(agent, self.env.spec, read_skill(agent, skill))
 
     def play(
-        self, params: Params, key: Array, episodes: int, *, greedy: bool | None = None
+        self,
+        params: Params,
+        key: Array,
+        episodes: int,
+        *,
+        greedy: bool | None = None,
+        policy: Policy | None = None,
     ) -> Episodes | Adaptation:
         """Play whole episodes with weights `[S, ...]`; the same starts for every member.
 
         On a suite of tasks, as many trials. Actions are the most likely ones, in trials sampled,
         unless `greedy` says.
         """
-        env, policy = self.env, self.program.policy
+        env, policy = self.env, policy or self.program.policy
         if isinstance(env, Suite):
             return adaptation(env, policy, params, key, trials=episodes, greedy=bool(greedy))
         greedy = True if greedy is None else greedy

@@ -3,7 +3,9 @@
 from types import ModuleType
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from rlssm.algorithms import ALGORITHMS
@@ -43,15 +45,56 @@ def with_skill(config: Any, spec: Spec, skill: Float[Array, " K"]) -> Policy:
     Raises:
         UserError: if the algorithm learns no skills, or they have another size.
     """
-    told = skill_policy(config, spec)
+    told = skill_as_weight(config, spec)
     shape = (config.skill.size,)
     require(skill.shape == shape, "skill", skill.shape, f"{shape[0]} numbers")
 
     def act(params, inputs, reset, memory, key, greedy):
-        chosen = jnp.broadcast_to(skill, (len(reset), *skill.shape))
-        return told.follow(params, inputs, reset, memory, chosen, key, greedy)
+        return told.act((params, skill), inputs, reset, memory, key, greedy)
+
+    return Policy(told.initial_carry, act)
+
+
+def skill_as_weight(config: Any, spec: Spec) -> Policy:
+    """Return an ordinary policy whose parameters are (weights, a skill `[K]`).
+
+    One such policy follows any skill without being compiled again.
+
+    Raises:
+        UserError: if the algorithm learns no skills.
+    """
+    told = skill_policy(config, spec)
+
+    def act(params, inputs, reset, memory, key, greedy):
+        weights, skill = params
+        chosen = jnp.broadcast_to(skill, (reset.shape[0], *skill.shape))
+        return told.follow(weights, inputs, reset, memory, chosen, key, greedy)
 
     return Policy(told.initial_memory, act)
+
+
+def read_skill(config: Any, text: str) -> Float[Array, " K"]:
+    """Return the skill that a user names: the number of a discrete one, or its K numbers.
+
+    On the sphere the numbers say a direction alone.
+
+    Raises:
+        UserError: if the algorithm learns no skills, or the words name none of them.
+    """
+    _module(config)
+    kind, size = config.skill.kind, config.skill.size
+    try:
+        numbers = np.array([float(x) for x in text.split(",")], np.float32)
+    except ValueError:
+        numbers = np.array([np.nan])
+    if kind == "discrete":
+        good = numbers.shape == (1,) and numbers[0] in range(size)
+        require(good, "skill", text, f"a whole number from 0 to {size - 1}")
+        return jax.nn.one_hot(int(numbers[0]), size)
+    good = numbers.shape == (size,) and bool(np.isfinite(numbers).all())
+    require(good, "skill", text, f"{size} numbers between commas")
+    require(kind != "sphere" or bool(numbers.any()), "skill", text, "a direction, not 0 alone")
+    return skills.unit(jnp.asarray(numbers)) if kind == "sphere" else jnp.asarray(numbers)
 
 
 def _module(config: Any) -> ModuleType:

@@ -8,58 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from replayed import assert_trees_close, first_gradient
+from small_skills import ENV, SMALL, played
 
 from rlssm.algorithms import metra
 from rlssm.algorithms.metra import METRAConfig
-from rlssm.data.mixing import ExperienceConfig
-from rlssm.envs.base import Vectorized
-from rlssm.envs.points import PointWorld
 from rlssm.envs.registry import EnvConfig
 from rlssm.errors import UserError
 from rlssm.nn import skills
-from rlssm.nn.actor_critic import apply
-from rlssm.nn.mlp import MLPConfig
-from rlssm.nn.s5 import S5Config
 from rlssm.nn.skills import SkillConfig
-from rlssm.nn.torso import TorsoConfig
-from rlssm.train.collect import rollout, start
 from rlssm.train.config import RunConfig
-from rlssm.train.loop import fit
-from rlssm.train.program import make_program
 from rlssm.train.skills import skill_policy, with_skill
-from rlssm.types import Inputs, Previous, Rollout, unrolled
+from rlssm.types import Inputs, Previous
 
-HIDDEN = MLPConfig((8,), "relu")
-ENV = PointWorld(max_steps=6)
-SMALL = METRAConfig(
-    actor=HIDDEN,
-    critic=HIDDEN,
-    representation=HIDDEN,
-    skill=SkillConfig("discrete", 3),
-    experience=ExperienceConfig(
-        batch=16, num_envs=4, rollout_length=6, update_ratio=1 / 12, warmup=0, capacity=200
-    ),
-    init_multiplier=0.5,
-    slack=0.1,
-    precision="highest",
-)
 MEAN = replace(SMALL, constraint="mean", terminal_on_timeout=True)
-S5 = replace(
-    SMALL,
-    core=S5Config(layers=1, state_size=8),
-    torso=TorsoConfig(width=8, hidden=()),
-    skill=SkillConfig("sphere", 2, resample=0.3),
-    experience=replace(SMALL.experience, length=6, burn_in=2),
-)
-
-
-def played(config, steps=13, seed=0, env=ENV):
-    """Return a state and a rollout of its own policy, as the loop makes them."""
-    state = jax.jit(partial(metra.init, config, env.spec))(jax.random.key(seed))
-    envs, act = Vectorized(env, 4), partial(metra.act, config, env.spec, state.params, greedy=True)
-    carry = metra.networks(config, env.spec).initial_carry(4)
-    runner = start(envs, carry, jax.random.key(seed + 1))
-    return state, jax.jit(lambda r: rollout(envs, act, r, Rollout(steps, 4)))(runner)[1]
 
 
 # --- Skills -----------------------------------------------------------------------------------
@@ -197,37 +158,6 @@ def test_time_limits_cut_the_bootstrap_only_where_asked():
         np.testing.assert_array_equal(shown.step.terminated, cut)
 
 
-# --- Acting, with and without a memory ---------------------------------------------------------
-
-
-def test_acting_step_by_step_with_s5_equals_unrolling_over_changing_skills():
-    state, trajectory = played(S5)
-    shown = metra.skilled.as_shown(S5, trajectory)
-    seen, reset = jax.tree.map(lambda x: x[:-1], unrolled(shown))
-    actor = metra.networks(S5, ENV.spec).actor
-    policy = apply(actor, state.params["actor"], shown.carry, seen, reset)[1]
-    np.testing.assert_allclose(policy.mode(), trajectory.step.action, rtol=1e-4, atol=1e-5)
-    skill = np.asarray(trajectory.step.extras["skill"])
-    changed = (skill[1:] != skill[:-1]).any(-1)
-    within = ~np.asarray(trajectory.first[1:])
-    assert (changed & within).any() and not (changed & within).all()
-    np.testing.assert_array_equal(shown.mask[:-1], ~changed)  # nothing terminates here
-
-
-@pytest.mark.slow
-def test_with_s5_an_update_from_windows_changes_every_network():
-    program = make_program(S5, ENV)
-    state = jax.jit(program.init)(jax.random.key(0), {})
-    before = jax.device_get((state.agent.params, state.agent.critic))
-    after, metrics = jax.jit(program.chunk)(state, None, jnp.int32(2))
-    assert all(np.isfinite(x).all() for x in metrics.values())
-    learnt = (after.agent.params, after.agent.critic)
-    changed = jax.tree.map(lambda old, new: bool((np.asarray(old) != new).any()), before, learnt)
-    params, critic = changed
-    for network in (params["actor"], params["representation"], critic):
-        assert any(jax.tree.leaves(network))
-
-
 def test_a_policy_that_follows_one_skill_never_draws_another():
     state, _ = played(SMALL)
     policy = with_skill(SMALL, ENV.spec, jnp.eye(3)[1])
@@ -241,27 +171,6 @@ def test_a_policy_that_follows_one_skill_never_draws_another():
     np.testing.assert_array_equal(found, expected)
     with pytest.raises(UserError, match="skill must be 3 numbers"):
         with_skill(SMALL, ENV.spec, jnp.ones(2))
-
-
-# --- Runs -------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path):
-    config = RunConfig(
-        EnvConfig("point/plane", time_limit=6), SMALL, steps=96, log_every=24, eval_every=96,
-        checkpoint_every=24, eval_episodes=2, final_episodes=2,
-    )  # fmt: skip
-    whole = fit(config, tmp_path / "whole", progress=False)
-    run = fit(config, tmp_path / "cut", progress=False)
-    run.go_back(72)
-    again = fit(config, tmp_path / "cut", progress=False)
-    for a, b in zip(*(jax.tree.leaves(r.state("last")) for r in (whole, again)), strict=True):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(a, b)
-    skill = whole.state("last").replay.storage.experience.extras["skill"]
-    assert (np.asarray(skill)[0, :, :24].sum(-1) == 1).all()
 
 
 @pytest.mark.parametrize(

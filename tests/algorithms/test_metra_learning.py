@@ -1,8 +1,8 @@
 """METRA's acceptance on the point mass: fresh seeds against frozen bounds, and what must miss them.
 
-A seed takes 16,000 steps and 2,000 updates. About one seed in five merges its skills into few
-directions and misses the bounds on coverage and goals (docs/metra.md), so that the test asks for
-three seeds of five; each seed of every broken variant must miss a bound.
+A seed takes 16,000 steps and 2,000 updates. About one seed in ten merges its skills into few
+directions and misses the bounds on coverage and goals (docs/metra.md); each seed of every broken
+variant must miss a bound.
 `pytest -m learning -s` prints what came out.
 """
 
@@ -12,10 +12,10 @@ from point_skills import BOUNDS, BROKEN, CONFIG, FRESH, broken, judge, missed, t
 
 
 @pytest.mark.learning
-def test_most_fresh_seeds_meet_every_bound():
+def test_every_fresh_seed_meets_every_bound():
     found = [missed(row, BOUNDS) for row in judge(*train(seeds=FRESH))]
     print(found)
-    assert sum(not names for names in found) >= 3
+    assert not any(found)
 
 
 @pytest.mark.learning

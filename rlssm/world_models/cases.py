@@ -34,7 +34,24 @@ from rlssm.world_models.record import Record
 # Features that only count what has happened, or name the moment: they tell cases apart by chance.
 NOT_ASKED = (
     "step.count", "daylight.", "player.achievements.", "player.action", "player.last_health",
+    "action.",
 )  # fmt: skip
+
+VITAL = ("player.inventory.food", "player.inventory.drink", "player.inventory.energy")
+
+# Bits to ask about something. What one does, what one does it to, what is at hand and what is held
+# come to mind before the rest, as they do to the explorer; the hour and the region come last.
+ACT_BITS = 4.0
+NEAR_BITS = 5.0
+HELD_BITS = 6.0
+BODY_BITS = 8.0
+REMOTE_BITS = 10.0
+CLOSENESS = {
+    "action.": ACT_BITS, "target.": NEAR_BITS, "front.": NEAR_BITS, "near.": NEAR_BITS,
+    "self.": NEAR_BITS, **dict.fromkeys(VITAL, BODY_BITS),
+    "player.inventory.": HELD_BITS, "player.sleeping": HELD_BITS,
+    "step.": REMOTE_BITS, "chunk.": REMOTE_BITS, "darkness": REMOTE_BITS,
+}  # fmt: skip
 FEW = 20  # distinct numbers up to which each is a threshold
 TAIL = 4  # beyond that: so many from either end, and so many between
 BETWEEN = 8
@@ -73,7 +90,17 @@ class Questions:
                     self._ask(answers, Question(test), record.truth(scope, test))
         self.answers = np.array(answers, bool).reshape(len(self.asked), len(transition))
         features = {question.test.feature for question in self.asked if question.test}
-        self.bits = np.log2(len(features) + 1) + 1
+        self._bits = float(np.log2(len(features) + 1) + 1)
+        self.bits = np.array([self.price(question) for question in self.asked])
+
+    def price(self, question: Question) -> float:
+        """Return the bits that a question takes."""
+        return ACT_BITS if question.test is None else self.feature_bits(question.test.feature)
+
+    def feature_bits(self, feature: str) -> float:
+        """Return the bits that it takes to name a feature and a value of it."""
+        close = (bits for prefix, bits in CLOSENESS.items() if feature.startswith(prefix))
+        return next(close, self._bits)
 
     def _ask(self, answers: list[np.ndarray], question: Question, answer: np.ndarray) -> None:
         if answer.any() and not answer.all():

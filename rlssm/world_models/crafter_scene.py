@@ -111,6 +111,8 @@ class CrafterScene:
             case "chunk":
                 return self._of_chunk(binding, name)
             case "action":
+                if name == "name":
+                    return self.action
                 verb, _, direction = self.action.partition("_")
                 return direction if verb == "move" else None
             case "step":

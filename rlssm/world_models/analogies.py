@@ -9,9 +9,9 @@ the deed gives laws of another deed, where
 * nothing is said yet of that deed and effect, and what was seen does not speak against it.
 
 A deed's effects come about together: each takes over what the others need to be at hand or held,
-and what is used up must be held. Nothing in a record speaks for the laws of a deed that was never
-done, so they are kept apart from those that the record pays for, and trusted as far as analogies
-were right where they could be tested.
+and what is used up must be held; under the new name and, to be careful, under the old one. Nothing
+in a record speaks for the laws of a deed that was never done, so they are kept apart from those
+that the record pays for, and trusted as far as analogies were right where they could be tested.
 
 Source: ours. In One Life to Learn (arXiv 2510.12088) a language model writes the laws and knows
 what the names mean; here the names are all there is.
@@ -47,45 +47,45 @@ class Deed(NamedTuple):
 
 
 class Analogies(NamedTuple):
-    """Laws by analogy, those a record says something about first: so many; so many were refuted."""
+    """Laws by analogy, and how many analogies a record confirms and refutes.
+
+    Those of what other laws speak about already are tested as well, though not among the laws.
+    """
 
     laws: list[Law]
-    heard: int
+    confirmed: int
     refuted: int
 
     @property
     def trust(self) -> float:
         """The probability that an untested analogy holds, by the rule of succession."""
-        return (self.heard + 1) / (self.heard + self.refuted + 2)
+        return (self.confirmed + 1) / (self.confirmed + self.refuted + 2)
 
 
 def analogies(record: Record, laws: Sequence[Law]) -> Analogies:
     """Return laws by analogy to those given, as far as a record does not speak against them."""
-    heard: list[Law] = []
-    silent: list[Law] = []
-    refuted: set[Law] = set()
+    found: list[Law] = []
+    tested: dict[Law, bool] = {}
     for _ in range(ROUNDS):
-        for law in _translations(record.world, [*laws, *heard, *silent]):
-            if law in refuted or any(_spoken_of(law, known) for known in (*laws, *heard, *silent)):
+        for law in _translations(record.world, [*laws, *found]):
+            if law in tested:
                 continue
             right, wrong = _outcome(record, law)
-            if right + wrong == 0:
-                silent.append(law)
-            elif right > wrong:
-                heard.append(law)
-            else:
-                refuted.add(law)
-    return Analogies([*heard, *silent], len(heard), len(refuted))
+            if right + wrong:
+                tested[law] = right > wrong
+            if tested.get(law, True) and not any(_spoken_of(law, old) for old in (*laws, *found)):
+                found.append(law)
+    return Analogies(found, sum(tested.values()), sum(not held for held in tested.values()))
 
 
 # --- Deeds ------------------------------------------------------------------------------------
 
 
 def _deeds(laws: Sequence[Law]) -> dict[Deed, list[Law]]:
-    """Return the laws of each deed that takes one action."""
+    """Return the laws of each deed that takes one action, where they leave nothing to chance."""
     deeds: dict[Deed, list[Law]] = defaultdict(list)
     for law in laws:
-        if law.actions is not None and len(law.actions) == 1:
+        if law.actions is not None and len(law.actions) == len(law.outcomes) == 1:
             (action,) = law.actions
             faced = frozenset(t for t in law.tests if t.feature in FACED and t.comparison == "==")
             deeds[Deed(law.scope, action, faced)].append(law)
@@ -96,20 +96,31 @@ def _asked(test: Test, about: tuple[str, ...]) -> bool:
     return test.feature.startswith(about) and not test.feature.startswith(VITAL)
 
 
-def _needs(laws: Sequence[Law]) -> dict[str, Test]:
-    """Return what has to be at hand or held for a deed, by feature."""
+def _needs(action: str, own: Sequence[Law], laws: Sequence[Law]) -> dict[str, Test]:
+    """Return what has to be at hand or held for a deed, by feature; `own` are the deed's laws."""
     needs = {
         test.feature: test
-        for law in laws
+        for law in own
         for test in law.tests
         if _asked(test, NEEDS) and (test.comparison == ">=" or test.value is True)
     }
     for law in laws:
-        used = [-o.term.amount for o in law.outcomes if isinstance(o.term, Add)]
-        if law.observable.attribute.startswith("inventory.") and used and min(used) > 0:
-            feature = f"player.{law.observable.attribute}"
-            needs.setdefault(feature, Test(feature, ">=", min(used)))
+        feature, used = f"player.{law.observable.attribute}", _used(law)
+        if used and action in (law.actions or ()) and _asked(Test(feature, ">=", used), NEEDS):
+            needs.setdefault(feature, Test(feature, ">=", used))
     return needs
+
+
+def _used(law: Law) -> float:
+    """Return how much of what a law speaks about goes away for certain; 1 if all of it."""
+    if len(law.outcomes) != 1:
+        return 0
+    match law.outcomes[0].term:
+        case Add(amount) if amount < 0:
+            return -amount
+        case Set(value) if value == 0 and not isinstance(value, bool):
+            return 1
+    return 0
 
 
 # --- Translation ------------------------------------------------------------------------------
@@ -118,7 +129,7 @@ def _needs(laws: Sequence[Law]) -> dict[str, Test]:
 def _translations(world: World, laws: Sequence[Law]) -> Iterator[Law]:
     """Yield the laws of other deeds, named as those of a deed are but for one word."""
     for deed, own in _deeds(laws).items():
-        needs = _needs(own)
+        needs = _needs(deed.action, own, laws)
         _, *words = _words(deed.action)
         words += [word for test in deed.faced for word in _words(str(test.value))]
         for word in dict.fromkeys(words):
@@ -133,8 +144,11 @@ def _translated(
     found, alike = [], False
     for law in laws:
         kept = {t.feature: t for t in law.tests if _asked(t, ASKED)}
-        fuller = replace(law, tests=tuple((kept | needs | kept).values()))
-        renamed = _rename(fuller, word, other)
+        renamed = _rename(replace(law, tests=tuple((kept | needs).values())), word, other)
+        # Another deed is taken to need what its model needs, beside what it is named for.
+        asked = {t.feature: t for t in renamed.tests}
+        more = (t for feature, t in needs.items() if feature not in asked)
+        renamed = replace(renamed, tests=(*renamed.tests, *more))
         try:
             check_law(renamed, world)
         except UserError:

@@ -6,7 +6,7 @@ all tests that tell cases apart, as a matrix of answers.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rlssm.world_models.laws import Add, Outcome, Read, Set, Step, Term, Test
+from rlssm.world_models.laws import Add, Outcome, Read, Step, Term, Test
+from rlssm.world_models.laws import Set as Assign
 from rlssm.world_models.object_view import (
     BOOLEAN,
     MOVES,
@@ -40,18 +41,15 @@ NOT_ASKED = (
 VITAL = ("player.inventory.food", "player.inventory.drink", "player.inventory.energy")
 
 # Bits to ask about something. What one does, what one does it to, what is at hand and what is held
-# come to mind before the rest, as they do to the explorer; the hour and the region come last.
-ACT_BITS = 4.0
-NEAR_BITS = 5.0
-HELD_BITS = 6.0
-BODY_BITS = 8.0
-REMOTE_BITS = 10.0
+# come to mind before the rest, as they do to the explorer; then the body; the hour and the region
+# come last. A creature is nearest to itself.
+ACT_BITS = 3.0
 CLOSENESS = {
-    "action.": ACT_BITS, "target.": NEAR_BITS, "front.": NEAR_BITS, "near.": NEAR_BITS,
-    "self.": NEAR_BITS, **dict.fromkeys(VITAL, BODY_BITS),
-    "player.inventory.": HELD_BITS, "player.sleeping": HELD_BITS,
-    "step.": REMOTE_BITS, "chunk.": REMOTE_BITS, "darkness": REMOTE_BITS,
+    "action.": ACT_BITS, "target.": 4.0, "front.": 4.0, "near.": 4.0, "self.free.": 9.0,
+    "self.": 4.0, "player.sleeping": 5.0, **dict.fromkeys(VITAL, 8.0), "player.inventory.": 5.0,
+    "player.": 9.0, "step.": 10.0, "chunk.": 10.0, "darkness": 10.0,
 }  # fmt: skip
+ALIKE_BITS = 2.0  # less for what is named like what is predicted
 FEW = 20  # distinct numbers up to which each is a threshold
 TAIL = 4  # beyond that: so many from either end, and so many between
 BETWEEN = 8
@@ -92,10 +90,18 @@ class Questions:
         features = {question.test.feature for question in self.asked if question.test}
         self._bits = float(np.log2(len(features) + 1) + 1)
         self.bits = np.array([self.price(question) for question in self.asked])
+        self.names = [names_in(question) for question in self.asked]
 
-    def price(self, question: Question) -> float:
-        """Return the bits that a question takes."""
-        return ACT_BITS if question.test is None else self.feature_bits(question.test.feature)
+    def price(self, question: Question, about: Set[str] = frozenset()) -> float:
+        """Return the bits that a question takes, in a law about things of these names."""
+        test = question.test
+        bits = ACT_BITS if test is None else self.feature_bits(test.feature)
+        return bits - ALIKE_BITS * (not about.isdisjoint(names_in(question)))
+
+    def prices(self, about: Set[str]) -> Float[np.ndarray, " Q"]:
+        """Return the bits of every question, in a law about things of these names."""
+        alike = [not about.isdisjoint(names) for names in self.names]
+        return self.bits - ALIKE_BITS * np.array(alike, float)
 
     def feature_bits(self, feature: str) -> float:
         """Return the bits that it takes to name a feature and a value of it."""
@@ -106,6 +112,25 @@ class Questions:
         if answer.any() and not answer.all():
             self.asked.append(question)
             answers.append(answer)
+
+
+def names_in(question: Question) -> frozenset[str]:
+    """Return what a question is about by name: a thing held or faced, or what an action is for."""
+    if question.test is None:
+        actions = question.actions or frozenset()
+        (action, *others) = sorted(actions)
+        return frozenset() if others else frozenset({action.partition("_")[2]}) - {""}
+    named = {question.test.feature.rpartition(".")[2]}
+    if isinstance(question.test.value, str) and question.test.comparison == "==":
+        named.add(question.test.value)
+    return frozenset(named)
+
+
+def names_of(observable: Observable, terms: Iterable[Term]) -> frozenset[str]:
+    """Return what a law is about by name: what it predicts, and what that becomes."""
+    own = observable.attribute.rpartition(".")[2]
+    values = {str(term.value) for term in terms if isinstance(term, Assign)}
+    return frozenset({own, own.partition("_")[2]} - {""}) | (values - {"none", "stay"})
 
 
 def action_sets(record: Record) -> list[frozenset[str]]:
@@ -262,7 +287,7 @@ def _numbers(record: Record, cases: Cases, items: Items) -> list[Lens]:
         clamped = np.clip(expected + amount, domain.low, domain.high)
         found.append(_first([Add(_plain(amount))], [clamped == value]))
     goals = [v for v, _ in Counter(value[wrong].tolist()).most_common(MOST_TERMS)]
-    found += [_first([Set(_plain(v))], [value == v]) for v in goals]
+    found += [_first([Assign(_plain(v))], [value == v]) for v in goals]
     for feature, read in record.world.scopes[cases.scope].features.items():
         if isinstance(read, Numbers) and wrong.any() and not feature.startswith(NOT_ASKED):
             column = record.column(cases.scope, feature)[cases.row]
@@ -280,7 +305,7 @@ def _choices(record: Record, cases: Cases, items: Items) -> list[Lens]:
     goals = [v for v, _ in Counter(value[changed].tolist()).most_common(2 * MOST_TERMS)]
     kept = [v for v, _ in Counter(value[~changed].tolist()).most_common(1)]
     terms = [*goals, *(v for v in kept if v not in goals and cases.domain.contains(v))]
-    found = [_first([Set(v) for v in terms], [value == v for v in terms])]
+    found = [_first([Assign(v) for v in terms], [value == v for v in terms])]
     for feature, read in record.world.scopes[cases.scope].features.items():
         fits = not isinstance(read, Numbers | Displacements) and not isinstance(
             cases.domain, Numbers
@@ -290,7 +315,7 @@ def _choices(record: Record, cases: Cases, items: Items) -> list[Lens]:
             if same[changed].mean() > 0.5:
                 found.append(_first([Read(feature)], [same]))
             if same[changed].mean() > 0.5 and kept:
-                found.append(_first([Read(feature), Set(kept[0])], [same, value == kept[0]]))
+                found.append(_first([Read(feature), Assign(kept[0])], [same, value == kept[0]]))
     return found
 
 
@@ -300,7 +325,7 @@ def _steps(record: Record, cases: Cases, items: Items) -> list[Lens]:
     names = [name for name in MOVES if name != "stay"]
     plain = [Step(name) for name in names]
     seen = [value == name for name in names]
-    stay, stayed = Set("stay"), value == "stay"
+    stay, stayed = Assign("stay"), value == "stay"
     found = [_first([*plain, stay], [*seen, stayed])]
     features = [
         name for name, domain in vocabulary.items()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rlssm.world_models.cases import Cases, Items, Lens, Questions, lenses
+from rlssm.world_models.cases import Cases, Items, Lens, Questions, lenses, names_of
 from rlssm.world_models.laws import Add, Read, Set, Step, Term
 from rlssm.world_models.object_view import MOVES
 from rlssm.world_models.record import Record
@@ -25,7 +25,7 @@ LENSES = 3  # of one observable that are searched in depth
 LAW_BITS = 4.0
 SAME_BITS = 4.0  # to ask what another law asks already
 TERM_BITS = 4.0
-NOTHING_BITS = 1.0  # "or nothing comes of it"
+FIXED_BITS = 2.0  # more
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Judge:
         self.lens = lens
         self._item = cases.item
         self._asked = questions.asked
-        self._bits = questions.bits
+        self._bits = questions.prices(names_of(cases.observable, lens.terms))
         self._feature_bits = questions.feature_bits
         width = len(lens.terms) + 1
         self._onehot = np.eye(width, dtype=np.float32)[lens.code] * cases.weight[:, None]
@@ -234,8 +234,16 @@ class Judge:
 
 
 def term_bits(term: Term) -> float:
-    """Return the bits that a term takes, without those of a feature it names."""
-    return NOTHING_BITS if term == Add(0) else TERM_BITS
+    """Return the bits that a term takes, without those of a feature it names.
+
+    The larger a change the longer its name; a fixed number is named after any change.
+    """
+    match term:
+        case Add(amount) if amount:
+            return TERM_BITS + abs(math.log2(abs(amount)))
+        case Set(value) if not isinstance(value, bool | str | tuple):
+            return TERM_BITS + FIXED_BITS
+    return TERM_BITS
 
 
 def is_birth(lens: Lens, code: np.ndarray) -> np.ndarray:

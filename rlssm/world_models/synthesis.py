@@ -31,6 +31,7 @@ from rlssm.world_models.cases import (
     Question,
     Questions,
     collect_keys,
+    names_of,
     other_observables,
     outcomes_of,
     own_observables,
@@ -58,6 +59,7 @@ LEFT_WRONG = -2.0  # log probability below which an item counts as unexplained
 REFITS = 2
 
 Progress = Callable[[str], None]
+Keys = tuple[np.ndarray, list[tuple[int, Key]], np.ndarray]  # as `collect_keys` returns
 
 
 def synthesise(
@@ -107,8 +109,8 @@ def with_analogies(record: Record, fitted: Fit, progress: Progress) -> Fit:
     laws = named(record.world, [*known, *further.laws])
     fitted = fit(record, laws, trust=further.trust)
     progress(
-        f"{len(further.laws)} laws by analogy, {further.heard} of them tested, "
-        f"{further.refuted} refuted"
+        f"{len(further.laws)} laws by analogy; of those that could be tested "
+        f"{further.confirmed} were right, {further.refuted} wrong"
     )
     return fitted
 
@@ -177,6 +179,7 @@ class Search:
     seed: int = 0
     _questions: dict[str, Questions] = field(default_factory=dict)
     _judged: dict[tuple[int, Key], float] = field(default_factory=dict)
+    _collected: dict[tuple[str, Observable], Keys] = field(default_factory=dict)
     _guards: dict[str, set[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(set))
 
     def __post_init__(self) -> None:
@@ -197,7 +200,8 @@ class Search:
         questions = self.questions(law.scope)
         asked = [Question(test) for test in law.tests]
         asked += [Question(None, law.actions)] if law.actions is not None else []
-        bits = sum(map(questions.price, asked))
+        about = names_of(law.observable, [outcome.term for outcome in law.outcomes])
+        bits = sum(questions.price(question, about) for question in asked)
         terms = sum(term_bits(outcome.term) for outcome in law.outcomes)
         return (LAW_BITS + terms + (min(bits, SAME_BITS) if shared else bits)) * math.log(2)
 
@@ -301,7 +305,7 @@ class Search:
         for scope in self.record.world.scopes:
             for observable in whose(self.record.world, scope):
                 if observable.attribute == attribute:
-                    rows, keys, among = collect_keys(self.record, scope, observable)
+                    rows, keys, among = self._keys(scope, observable)
                     if len(rows):
                         numbers = np.array([self._number(items, key) for key in keys])
                         tables.append((scope, observable, rows, numbers, among))
@@ -327,6 +331,12 @@ class Search:
                     Cases(scope, observable, domain, rows[keep], numbers[keep], weight, among[keep])
                 )
         return items, cases
+
+    def _keys(self, scope: str, observable: Observable) -> Keys:
+        if (scope, observable) not in self._collected:
+            found = collect_keys(self.record, scope, observable)
+            self._collected[scope, observable] = found
+        return self._collected[scope, observable]
 
     def _number(self, items: Items, key: tuple[int, Key]) -> int:
         if key not in items.number:

@@ -25,6 +25,7 @@ LENSES = 3  # of one observable that are searched in depth
 LAW_BITS = 4.0
 SAME_BITS = 4.0  # to ask what another law asks already
 TERM_BITS = 4.0
+NOTHING_BITS = 2.0  # "or nothing comes of it"
 FIXED_BITS = 2.0  # more
 
 
@@ -239,7 +240,9 @@ def term_bits(term: Term) -> float:
     The larger a change the longer its name; a fixed number is named after any change.
     """
     match term:
-        case Add(amount) if amount:
+        case Add(0):
+            return NOTHING_BITS
+        case Add(amount):
             return TERM_BITS + abs(math.log2(abs(amount)))
         case Set(value) if not isinstance(value, bool | str | tuple):
             return TERM_BITS + FIXED_BITS

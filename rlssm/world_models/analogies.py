@@ -149,14 +149,26 @@ def _translated(
         asked = {t.feature: t for t in renamed.tests}
         more = (t for feature, t in needs.items() if feature not in asked)
         renamed = replace(renamed, tests=(*renamed.tests, *more))
-        try:
-            check_law(renamed, world)
-        except UserError:
+        if not _possible(renamed, world):
             continue
         effect = law.observable, law.outcomes
         alike |= effect != (renamed.observable, renamed.outcomes)
         found.append(renamed)
     return found if alike else []
+
+
+def _possible(law: Law, world: World) -> bool:
+    """Return whether a world has all that a law speaks of."""
+    known = world.scopes[law.scope]
+    if law.observable not in known.observables or not (law.actions or set()) <= {*world.actions}:
+        return False
+    if any(test.feature not in known.features for test in law.tests):
+        return False
+    try:
+        check_law(law, world)
+    except UserError:
+        return False
+    return True
 
 
 def _vocabulary(world: World, deed: Deed) -> list[str]:

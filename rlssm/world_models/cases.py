@@ -44,9 +44,11 @@ VITAL = ("player.inventory.food", "player.inventory.drink", "player.inventory.en
 # come to mind before the rest, as they do to the explorer; then the body; the hour and the region
 # come last. A creature is nearest to itself.
 ACT_BITS = 3.0
+HELD = "player.inventory."
+UNLIKELY_BITS = 9.0
 CLOSENESS = {
     "action.": ACT_BITS, "target.": 4.0, "front.": 4.0, "near.": 4.0, "self.free.": 9.0,
-    "self.": 4.0, "player.sleeping": 5.0, **dict.fromkeys(VITAL, 8.0), "player.inventory.": 5.0,
+    "self.": 4.0, "player.sleeping": 5.0, **dict.fromkeys(VITAL, 8.0), HELD: 5.0,
     "player.": 9.0, "step.": 10.0, "chunk.": 10.0, "darkness": 10.0,
 }  # fmt: skip
 ALIKE_BITS = 2.0  # less for what is named like what is predicted
@@ -89,19 +91,21 @@ class Questions:
         self.answers = np.array(answers, bool).reshape(len(self.asked), len(transition))
         features = {question.test.feature for question in self.asked if question.test}
         self._bits = float(np.log2(len(features) + 1) + 1)
-        self.bits = np.array([self.price(question) for question in self.asked])
-        self.names = [names_in(question) for question in self.asked]
 
     def price(self, question: Question, about: Set[str] = frozenset()) -> float:
         """Return the bits that a question takes, in a law about things of these names."""
         test = question.test
-        bits = ACT_BITS if test is None else self.feature_bits(test.feature)
+        if test is None:
+            bits = ACT_BITS
+        elif test.feature.startswith(HELD) and test.comparison == "<=":
+            return UNLIKELY_BITS  # to hold more seldom hurts
+        else:
+            bits = self.feature_bits(test.feature)
         return bits - ALIKE_BITS * (not about.isdisjoint(names_in(question)))
 
     def prices(self, about: Set[str]) -> Float[np.ndarray, " Q"]:
         """Return the bits of every question, in a law about things of these names."""
-        alike = [not about.isdisjoint(names) for names in self.names]
-        return self.bits - ALIKE_BITS * np.array(alike, float)
+        return np.array([self.price(question, about) for question in self.asked])
 
     def feature_bits(self, feature: str) -> float:
         """Return the bits that it takes to name a feature and a value of it."""
@@ -244,6 +248,7 @@ def collect_keys(
     transition, bindings = record.rows(scope)
     shared = observable.of in record.world.scopes and observable.of != "world"
     known: dict[int, Sequence[Key]] = {}
+    altered = [{key.attribute for key in changes.values} for changes in record.changes]
     rows, keys, among = [], [], []
     for row, (t, binding) in enumerate(zip(transition.tolist(), bindings, strict=True)):
         if shared and t in known:
@@ -251,10 +256,13 @@ def collect_keys(
         else:
             found = known[t] = record.scenes[t].keys(binding, observable)
         changes = record.changes[t]
-        found = [key for key in found if changes.observed(key)]
+        if changes.gone:
+            found = [key for key in found if changes.observed(key)]
         if found:
             rows.append(row)
-            keys.append((t, next((key for key in found if key in changes.values), found[0])))
+            due = found[0].attribute in altered[t]  # most often not, and there may be many places
+            changed = [key for key in found if key in changes.values] if due else []
+            keys.append((t, changed[0] if changed else found[0]))
             among.append(len(found))
     return np.array(rows, np.int64), keys, np.array(among, float)
 

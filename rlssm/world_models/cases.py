@@ -92,6 +92,22 @@ class Questions:
         features = {question.test.feature for question in self.asked if question.test}
         self._bits = float(np.log2(len(features) + 1) + 1)
 
+    def opposite(self, question: int) -> int | None:
+        """Return the question that is true where this one is false, if there is one."""
+        turned = self._places.get((~self.answers[question]).tobytes())
+        test = self.asked[question].test
+        if turned is not None or test is None or test.comparison not in ("==", "!="):
+            return turned
+        # Where the feature has no value neither is true.
+        other = Test(test.feature, "!=" if test.comparison == "==" else "==", test.value)
+        if isinstance(test.value, bool):
+            other = Test(test.feature, "==", not test.value)
+        return next((i for i, asked in enumerate(self.asked) if asked.test == other), None)
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        return {answer.tobytes(): place for place, answer in enumerate(self.answers)}
+
     def price(self, question: Question, about: Set[str] = frozenset()) -> float:
         """Return the bits that a question takes, in a law about things of these names."""
         test = question.test

@@ -74,7 +74,7 @@ def best_law(
     found: Candidate | None = None
     for index in np.argsort(promise)[::-1][:LENSES]:
         guard = _beam(judges[index], answers, everywhere)
-        judge, guard = _split(judges, judges[index], answers, guard)
+        judge, guard = _split(questions, judges, judges[index], answers, guard)
         tried = [(judge, guard.asked, guard.mask, judge.bits(guard.asked))]
         for asked in known:
             mask = np.logical_and.reduce(answers[list(asked)])
@@ -108,7 +108,11 @@ def _beam(judge: "Judge", answers: np.ndarray, everywhere: np.ndarray) -> Guard:
 
 
 def _split(
-    judges: Sequence["Judge"], judge: "Judge", answers: np.ndarray, best: Guard
+    questions: Questions,
+    judges: Sequence["Judge"],
+    judge: "Judge",
+    answers: np.ndarray,
+    best: Guard,
 ) -> tuple["Judge", Guard]:
     """Narrow a guard as long as two laws, one for either answer, say more than one.
 
@@ -121,7 +125,7 @@ def _split(
         total = inside.max(0) + outside.max(0)
         total[[not judge.allowed(best.asked, q) for q in range(len(total))]] = -np.inf
         question = int(np.argmax(total))
-        opposite = judge.opposite(question)
+        opposite = questions.opposite(question)
         turn = opposite is not None and outside[:, question].max() > inside[:, question].max()
         half = outside[:, question] if turn else inside[:, question]
         if not total[question] > best.gain or half.max() <= 0:
@@ -167,22 +171,6 @@ class Judge:
         acts = self._asked[question].actions is not None
         taken = any(self._asked[q].actions is not None for q in guard)
         return question not in guard and not (acts and taken)
-
-    def opposite(self, question: int) -> int | None:
-        """Return the question that is true where this one is false, if there is one."""
-        test = self._asked[question].test
-        if test is None:
-            return None
-        turned = {"==": "!=", "!=": "=="}.get(test.comparison)
-        for index, other in enumerate(self._asked):
-            same = other.test is not None and other.test.feature == test.feature
-            if not same or other.test is None:
-                continue
-            if isinstance(test.value, bool) and other.test.value == (not test.value):
-                return index
-            if turned and (other.test.comparison, other.test.value) == (turned, test.value):
-                return index
-        return None
 
     def counts(self, mask: np.ndarray, once: bool = False) -> Float[np.ndarray, " K"]:
         """Return how often each term occurs; `once`: what several objects may have caused, once."""

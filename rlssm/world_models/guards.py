@@ -118,7 +118,7 @@ def _split(
 
     The two may look through different lenses. The one that says more is kept.
     """
-    while len(best.asked) < MOST_TESTS and best.gain > 0:
+    while len(answers) and len(best.asked) < MOST_TESTS and best.gain > 0:
         bits = judge.bits(best.asked)
         inside = np.array([j.gains(answers, best.mask, bits) for j in judges])
         outside = np.array([j.gains(answers, best.mask, bits, True) for j in judges])

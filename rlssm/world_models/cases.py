@@ -6,7 +6,7 @@ all tests that tell cases apart, as a matrix of answers.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from rlssm.world_models.laws import Add, Outcome, Read, Set, Step, Term, Test
+from rlssm.world_models.laws import Add, Outcome, Read, Step, Term, Test
+from rlssm.world_models.laws import Set as Assign
 from rlssm.world_models.object_view import (
     BOOLEAN,
     MOVES,
@@ -34,7 +35,23 @@ from rlssm.world_models.record import Record
 # Features that only count what has happened, or name the moment: they tell cases apart by chance.
 NOT_ASKED = (
     "step.count", "daylight.", "player.achievements.", "player.action", "player.last_health",
+    "action.",
 )  # fmt: skip
+
+VITAL = ("player.inventory.food", "player.inventory.drink", "player.inventory.energy")
+
+# Bits to ask about something. What one does, what one does it to, what is at hand and what is held
+# come to mind before the rest, as they do to the explorer; then the body; the hour and the region
+# come last. A creature is nearest to itself.
+ACT_BITS = 3.0
+HELD = "player.inventory."
+UNLIKELY_BITS = 9.0
+CLOSENESS = {
+    "action.": ACT_BITS, "target.": 4.0, "front.": 4.0, "near.": 4.0, "self.free.": 9.0,
+    "self.": 4.0, "player.sleeping": 5.0, **dict.fromkeys(VITAL, 8.0), HELD: 5.0,
+    "player.": 9.0, "step.": 10.0, "chunk.": 10.0, "darkness": 10.0,
+}  # fmt: skip
+ALIKE_BITS = 2.0  # less for what is named like what is predicted
 FEW = 20  # distinct numbers up to which each is a threshold
 TAIL = 4  # beyond that: so many from either end, and so many between
 BETWEEN = 8
@@ -73,12 +90,67 @@ class Questions:
                     self._ask(answers, Question(test), record.truth(scope, test))
         self.answers = np.array(answers, bool).reshape(len(self.asked), len(transition))
         features = {question.test.feature for question in self.asked if question.test}
-        self.bits = np.log2(len(features) + 1) + 1
+        self._bits = float(np.log2(len(features) + 1) + 1)
+
+    def opposite(self, question: int) -> int | None:
+        """Return the question that is true where this one is false, if there is one."""
+        turned = self._places.get((~self.answers[question]).tobytes())
+        test = self.asked[question].test
+        if turned is not None or test is None or test.comparison not in ("==", "!="):
+            return turned
+        # Where the feature has no value neither is true.
+        other = Test(test.feature, "!=" if test.comparison == "==" else "==", test.value)
+        if isinstance(test.value, bool):
+            other = Test(test.feature, "==", not test.value)
+        return next((i for i, asked in enumerate(self.asked) if asked.test == other), None)
+
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        return {answer.tobytes(): place for place, answer in enumerate(self.answers)}
+
+    def price(self, question: Question, about: Set[str] = frozenset()) -> float:
+        """Return the bits that a question takes, in a law about things of these names."""
+        test = question.test
+        if test is None:
+            bits = ACT_BITS
+        elif test.feature.startswith(HELD) and test.comparison == "<=":
+            return UNLIKELY_BITS  # to hold more seldom hurts
+        else:
+            bits = self.feature_bits(test.feature)
+        return bits - ALIKE_BITS * (not about.isdisjoint(names_in(question)))
+
+    def prices(self, about: Set[str]) -> Float[np.ndarray, " Q"]:
+        """Return the bits of every question, in a law about things of these names."""
+        return np.array([self.price(question, about) for question in self.asked])
+
+    def feature_bits(self, feature: str) -> float:
+        """Return the bits that it takes to name a feature and a value of it."""
+        close = (bits for prefix, bits in CLOSENESS.items() if feature.startswith(prefix))
+        return next(close, self._bits)
 
     def _ask(self, answers: list[np.ndarray], question: Question, answer: np.ndarray) -> None:
         if answer.any() and not answer.all():
             self.asked.append(question)
             answers.append(answer)
+
+
+def names_in(question: Question) -> frozenset[str]:
+    """Return what a question is about by name: a thing held or faced, or what an action is for."""
+    if question.test is None:
+        actions = question.actions or frozenset()
+        (action, *others) = sorted(actions)
+        return frozenset() if others else frozenset({action.partition("_")[2]}) - {""}
+    named = {question.test.feature.rpartition(".")[2]}
+    if isinstance(question.test.value, str) and question.test.comparison == "==":
+        named.add(question.test.value)
+    return frozenset(named)
+
+
+def names_of(observable: Observable, terms: Iterable[Term]) -> frozenset[str]:
+    """Return what a law is about by name: what it predicts, and what that becomes."""
+    own = observable.attribute.rpartition(".")[2]
+    values = {str(term.value) for term in terms if isinstance(term, Assign)}
+    return frozenset({own, own.partition("_")[2]} - {""}) | (values - {"none", "stay"})
 
 
 def action_sets(record: Record) -> list[frozenset[str]]:
@@ -192,6 +264,7 @@ def collect_keys(
     transition, bindings = record.rows(scope)
     shared = observable.of in record.world.scopes and observable.of != "world"
     known: dict[int, Sequence[Key]] = {}
+    altered = [{key.attribute for key in changes.values} for changes in record.changes]
     rows, keys, among = [], [], []
     for row, (t, binding) in enumerate(zip(transition.tolist(), bindings, strict=True)):
         if shared and t in known:
@@ -199,10 +272,13 @@ def collect_keys(
         else:
             found = known[t] = record.scenes[t].keys(binding, observable)
         changes = record.changes[t]
-        found = [key for key in found if changes.observed(key)]
+        if changes.gone:
+            found = [key for key in found if changes.observed(key)]
         if found:
             rows.append(row)
-            keys.append((t, next((key for key in found if key in changes.values), found[0])))
+            due = found[0].attribute in altered[t]  # most often not, and there may be many places
+            changed = [key for key in found if key in changes.values] if due else []
+            keys.append((t, changed[0] if changed else found[0]))
             among.append(len(found))
     return np.array(rows, np.int64), keys, np.array(among, float)
 
@@ -235,7 +311,7 @@ def _numbers(record: Record, cases: Cases, items: Items) -> list[Lens]:
         clamped = np.clip(expected + amount, domain.low, domain.high)
         found.append(_first([Add(_plain(amount))], [clamped == value]))
     goals = [v for v, _ in Counter(value[wrong].tolist()).most_common(MOST_TERMS)]
-    found += [_first([Set(_plain(v))], [value == v]) for v in goals]
+    found += [_first([Assign(_plain(v))], [value == v]) for v in goals]
     for feature, read in record.world.scopes[cases.scope].features.items():
         if isinstance(read, Numbers) and wrong.any() and not feature.startswith(NOT_ASKED):
             column = record.column(cases.scope, feature)[cases.row]
@@ -253,7 +329,7 @@ def _choices(record: Record, cases: Cases, items: Items) -> list[Lens]:
     goals = [v for v, _ in Counter(value[changed].tolist()).most_common(2 * MOST_TERMS)]
     kept = [v for v, _ in Counter(value[~changed].tolist()).most_common(1)]
     terms = [*goals, *(v for v in kept if v not in goals and cases.domain.contains(v))]
-    found = [_first([Set(v) for v in terms], [value == v for v in terms])]
+    found = [_first([Assign(v) for v in terms], [value == v for v in terms])]
     for feature, read in record.world.scopes[cases.scope].features.items():
         fits = not isinstance(read, Numbers | Displacements) and not isinstance(
             cases.domain, Numbers
@@ -263,7 +339,7 @@ def _choices(record: Record, cases: Cases, items: Items) -> list[Lens]:
             if same[changed].mean() > 0.5:
                 found.append(_first([Read(feature)], [same]))
             if same[changed].mean() > 0.5 and kept:
-                found.append(_first([Read(feature), Set(kept[0])], [same, value == kept[0]]))
+                found.append(_first([Read(feature), Assign(kept[0])], [same, value == kept[0]]))
     return found
 
 
@@ -273,7 +349,7 @@ def _steps(record: Record, cases: Cases, items: Items) -> list[Lens]:
     names = [name for name in MOVES if name != "stay"]
     plain = [Step(name) for name in names]
     seen = [value == name for name in names]
-    stay, stayed = Set("stay"), value == "stay"
+    stay, stayed = Assign("stay"), value == "stay"
     found = [_first([*plain, stay], [*seen, stayed])]
     features = [
         name for name, domain in vocabulary.items()

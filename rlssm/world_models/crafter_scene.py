@@ -1,7 +1,7 @@
 """A state of Crafter and the action taken in it, as laws see them."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -111,6 +111,8 @@ class CrafterScene:
             case "chunk":
                 return self._of_chunk(binding, name)
             case "action":
+                if name == "name":
+                    return self.action
                 verb, _, direction = self.action.partition("_")
                 return direction if verb == "move" else None
             case "step":
@@ -176,12 +178,10 @@ class CrafterScene:
             return binding
         return chunk_of(self.state.size, _entity(binding).position)
 
-    def _tiles(self, chunk: ChunkKey, material: str) -> list[Position]:
+    def _tiles(self, chunk: ChunkKey, material: str) -> tuple[Position, ...]:
         x0, x1, y0, y1 = chunk
         region = self.state.materials[x0:x1, y0:y1]
-        return [
-            (x0 + x, y0 + y) for x, y in np.argwhere(region == MATERIAL_INDEX[material]).tolist()
-        ]
+        return _places((x0, y0), region.shape, region.tobytes(), MATERIAL_INDEX[material])
 
     def _front(self, binding: Binding) -> Position:
         entity = _entity(binding)
@@ -314,6 +314,15 @@ def read_observed(entity: Entity, attribute: str) -> Value:
         case "inventory.health":
             return entity.health
     return read_attribute(entity, attribute)
+
+
+@lru_cache(maxsize=20_000)
+def _places(
+    corner: Position, shape: tuple[int, ...], region: bytes, material: int
+) -> tuple[Position, ...]:
+    """Return where a material is; chunks change seldom, and are asked about at every step."""
+    tiles = np.frombuffer(region, np.int8).reshape(shape)
+    return tuple((corner[0] + x, corner[1] + y) for x, y in np.argwhere(tiles == material).tolist())
 
 
 def _entity(binding: Binding) -> Entity:

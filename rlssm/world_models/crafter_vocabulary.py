@@ -106,6 +106,7 @@ _CHUNK = {f"chunk.{name}": _AREA for name in ("zombie", "skeleton", "cow", "gras
 
 def _everywhere() -> dict[str, Domain]:
     return {
+        "action.name": Choices(ACTIONS),
         "action.direction": DIRECTIONS_ONLY,
         "step.count": COUNT,
         "step.phase": Numbers(0, 9),

@@ -99,8 +99,9 @@ class Experience:
             return FAIL / (1 + self.tries - self.hits)
         lack = [1 - player.inventory[item] / _store(item) for item in self.gained if item in HELD]
         chance = self.hits / self.tries
-        wanted = HOARD * max([0.0, *lack])
-        return max(REPEAT / self.hits**REPEAT_POWER, wanted) * chance
+        # What works now and then takes that many tries, each of which is a step like those there.
+        wanted = HOARD * max([0.0, *lack]) / (1 + (1 / chance - 1) / REACH)
+        return max(REPEAT / self.hits**REPEAT_POWER * chance, wanted)
 
 
 class _Try(NamedTuple):

@@ -11,6 +11,7 @@ Departure: the line search of the published schedule is SciPy's, not PyTorch's; 
 strong Wolfe conditions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,7 +23,8 @@ from jaxtyping import Float
 from rlssm.errors import require
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.laws import Law
-from rlssm.world_models.likelihood import Model
+from rlssm.world_models.likelihood import NOISE, Model
+from rlssm.world_models.object_view import World
 from rlssm.world_models.record import Record
 
 Schedule = Literal["converged", "published"]
@@ -31,6 +33,7 @@ MOST = 10.0  # bound of a fitted weight
 START = 0.5
 REFERENCE_L1 = 0.001
 DEFAULT_L1 = 5.0  # p(miss) of a certain law after N hits is then about 1 / (2N), as Jeffreys has it
+TRUST = 0.5
 HALF_COUNT = 0.5  # each outcome of a law is taken to have been seen so often before
 LOGIT_BOUND = 15.0
 
@@ -57,6 +60,7 @@ def fit(
     l1: float | None = None,
     seed: int = 0,
     evidence: Evidence | None = None,
+    trust: float = TRUST,
 ) -> Fit:
     """Return laws with weights (default semantics: logits and persistence too) fitted to a record.
 
@@ -68,6 +72,8 @@ def fit(
         otherwise, which leaves a law that was right N times about 1 / (2N) to be wrong.
       seed: draws the published batch.
       evidence: what record and laws compile to, if it is there already.
+      trust: the probability of what a law says that never spoke in the record, which no data can
+        weigh; the published schedule leaves such a law where fitting starts.
 
     Raises:
       UserError: on an unknown schedule or a negative `l1`.
@@ -85,7 +91,7 @@ def fit(
         return _fit(record, evidence, nothing, np.zeros(0), np.zeros(0))
     if schedule == "published":
         return _published(record, evidence, cost)
-    return _converged(record, evidence, cost)
+    return _converged(record, evidence, cost, trust)
 
 
 def prune(model: Model, least: float = 0.01) -> Model:
@@ -101,10 +107,16 @@ def prune(model: Model, least: float = 0.01) -> Model:
 # --- To convergence ---------------------------------------------------------------------------
 
 
-def _converged(record: Record, evidence: Evidence, cost: float) -> Fit:
+def _converged(record: Record, evidence: Evidence, price: float, trust: float) -> Fit:
     size = len(evidence.laws)
     shape = _Logits(evidence)
-    start = np.concatenate([np.full(size, START), shape.start])
+    heard = np.isin(np.arange(size), [saying.law for saying in evidence.sayings])
+    cost = np.where(heard, price, 0.0)
+    first = [
+        START if spoke or evidence.reference else weight_of(law, record.world, trust)
+        for law, spoke in zip(evidence.laws, heard, strict=True)
+    ]
+    start = np.concatenate([first, shape.start])
     bounds = [(0.0, MOST)] * size + [(-LOGIT_BOUND, LOGIT_BOUND)] * len(shape.start)
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
@@ -113,13 +125,21 @@ def _converged(record: Record, evidence: Evidence, cost: float) -> Fit:
         value, by_weight, by_logit = evidence.gradient(weights, logits)
         prior, by_prior = shape.prior(logits)
         slope = np.concatenate([cost - by_weight, -shape.pull_back(logits, by_logit + by_prior)])
-        return cost * float(weights.sum()) - value - prior, slope
+        return float(cost @ weights) - value - prior, slope
 
     found = scipy.optimize.minimize(
         objective, start, jac=True, bounds=bounds, method="L-BFGS-B",
         options={"maxiter": 2000, "maxfun": 5000, "ftol": 0.0, "gtol": 1e-6, "maxcor": 30},
     )  # fmt: skip
     return _fit(record, evidence, found, found.x[:size], shape.logits(found.x[size:]))
+
+
+def weight_of(law: Law, world: World, probability: float) -> float:
+    """Return the weight at which what a law says has a probability, if it alone speaks."""
+    domain = world.scopes[law.scope].observables[law.observable]
+    others = max(domain.size - len(law.outcomes), 1)
+    odds = probability / (1 - probability)
+    return float(np.clip(math.log(others * odds) / -NOISE, 0.0, MOST))
 
 
 class _Logits:

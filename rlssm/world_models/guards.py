@@ -8,14 +8,14 @@ tells what happened and not elsewhere, as long as each saves more than it costs 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from rlssm.world_models.cases import Cases, Items, Lens, Questions, lenses
-from rlssm.world_models.laws import Read, Set, Step, Term
+from rlssm.world_models.cases import Cases, Items, Lens, Questions, lenses, names_of
+from rlssm.world_models.laws import Add, Read, Set, Step, Term
 from rlssm.world_models.object_view import MOVES
 from rlssm.world_models.record import Record
 
@@ -23,7 +23,10 @@ BEAM = 5
 MOST_TESTS = 4  # with the action set
 LENSES = 3  # of one observable that are searched in depth
 LAW_BITS = 4.0
+SAME_BITS = 4.0  # to ask what another law asks already
 TERM_BITS = 4.0
+NOTHING_BITS = 2.0  # "or nothing comes of it"
+FIXED_BITS = 2.0  # more
 
 
 @dataclass(frozen=True)
@@ -50,33 +53,48 @@ class Candidate:
 # --- Search ---------------------------------------------------------------------------------
 
 
-def best_law(record: Record, questions: Questions, items: Items, cases: Cases) -> Candidate | None:
-    """Return the best law about some cases: the likeliest lenses, each with a beam."""
+def best_law(
+    record: Record,
+    questions: Questions,
+    items: Items,
+    cases: Cases,
+    known: Iterable[tuple[int, ...]] = (),
+) -> Candidate | None:
+    """Return the best law about some cases: the likeliest lenses, each with a beam.
+
+    `known` are guards of other laws, which are cheaper to write down again.
+    """
     answers = questions.answers[:, cases.row]
     everywhere = np.ones(len(cases.row), bool)
     judges = [Judge(questions, items, cases, lens) for lens in lenses(record, cases, items)]
     promise = [
-        max(j.gain(everywhere, 0), j.gains(answers, everywhere, 1).max(initial=-np.inf))
+        max(j.gain(everywhere, 0.0), j.gains(answers, everywhere, 0.0).max(initial=-np.inf))
         for j in judges
     ]
     found: Candidate | None = None
     for index in np.argsort(promise)[::-1][:LENSES]:
         guard = _beam(judges[index], answers, everywhere)
-        judge, guard = _split(judges, judges[index], answers, guard)
-        once = judge.gain(guard.mask, len(guard.asked), once=True)
-        if once > 0 and (found is None or once > found.gain):
-            counts = judge.counts(guard.mask, once=True)
-            found = Candidate(once, cases, judge.lens, guard.asked, guard.mask, counts)
+        judge, guard = _split(questions, judges, judges[index], answers, guard)
+        tried = [(judge, guard.asked, guard.mask, judge.bits(guard.asked))]
+        for asked in known:
+            mask = np.logical_and.reduce(answers[list(asked)])
+            if mask.any():
+                tried.append((judges[index], asked, mask, SAME_BITS))
+        for judge, asked, mask, bits in tried:
+            once = judge.gain(mask, bits, once=True)
+            if once > 0 and (found is None or once > found.gain):
+                counts = judge.counts(mask, once=True)
+                found = Candidate(once, cases, judge.lens, asked, mask, counts)
     return found
 
 
 def _beam(judge: "Judge", answers: np.ndarray, everywhere: np.ndarray) -> Guard:
-    beam = [Guard(judge.gain(everywhere, 0), (), everywhere)]
+    beam = [Guard(judge.gain(everywhere, 0.0), (), everywhere)]
     best = beam[0]
-    for depth in range(1, MOST_TESTS + 1):
+    for _ in range(MOST_TESTS):
         grown: dict[bytes, Guard] = {}
         for guard in beam:
-            gains = judge.gains(answers, guard.mask, depth)
+            gains = judge.gains(answers, guard.mask, judge.bits(guard.asked))
             for question in np.argsort(-gains, kind="stable")[: 3 * BEAM].tolist():
                 if math.isfinite(gains[question]) and judge.allowed(guard.asked, question):
                     narrower = guard.mask & answers[question]
@@ -90,20 +108,24 @@ def _beam(judge: "Judge", answers: np.ndarray, everywhere: np.ndarray) -> Guard:
 
 
 def _split(
-    judges: Sequence["Judge"], judge: "Judge", answers: np.ndarray, best: Guard
+    questions: Questions,
+    judges: Sequence["Judge"],
+    judge: "Judge",
+    answers: np.ndarray,
+    best: Guard,
 ) -> tuple["Judge", Guard]:
     """Narrow a guard as long as two laws, one for either answer, say more than one.
 
     The two may look through different lenses. The one that says more is kept.
     """
-    while len(best.asked) < MOST_TESTS and best.gain > 0:
-        depth = len(best.asked) + 1
-        inside = np.array([j.gains(answers, best.mask, depth) for j in judges])
-        outside = np.array([j.gains(answers, best.mask, depth, True) for j in judges])
+    while len(answers) and len(best.asked) < MOST_TESTS and best.gain > 0:
+        bits = judge.bits(best.asked)
+        inside = np.array([j.gains(answers, best.mask, bits) for j in judges])
+        outside = np.array([j.gains(answers, best.mask, bits, True) for j in judges])
         total = inside.max(0) + outside.max(0)
         total[[not judge.allowed(best.asked, q) for q in range(len(total))]] = -np.inf
         question = int(np.argmax(total))
-        opposite = judge.opposite(question)
+        opposite = questions.opposite(question)
         turn = opposite is not None and outside[:, question].max() > inside[:, question].max()
         half = outside[:, question] if turn else inside[:, question]
         if not total[question] > best.gain or half.max() <= 0:
@@ -125,7 +147,8 @@ class Judge:
         self.lens = lens
         self._item = cases.item
         self._asked = questions.asked
-        self._bits = questions.bits
+        self._bits = questions.prices(names_of(cases.observable, lens.terms))
+        self._feature_bits = questions.feature_bits
         width = len(lens.terms) + 1
         self._onehot = np.eye(width, dtype=np.float32)[lens.code] * cases.weight[:, None]
         self._term_bits = np.array([self._price(term) for term in lens.terms])
@@ -138,30 +161,16 @@ class Judge:
         self._base = (base + (births + unnamed) * cases.weight).astype(np.float32)
 
     def _price(self, term: Term) -> float:
-        named = isinstance(term, Read) or (isinstance(term, Step) and term.direction not in MOVES)
-        return TERM_BITS + (self._bits if named else 0.0)
+        match term:
+            case Read(feature) | Step(feature) if feature not in MOVES:
+                return TERM_BITS + self._feature_bits(feature)
+        return term_bits(term)
 
     def allowed(self, guard: tuple[int, ...], question: int) -> bool:
         """Return whether a question may join a guard: one action set, and nothing twice."""
         acts = self._asked[question].actions is not None
         taken = any(self._asked[q].actions is not None for q in guard)
         return question not in guard and not (acts and taken)
-
-    def opposite(self, question: int) -> int | None:
-        """Return the question that is true where this one is false, if there is one."""
-        test = self._asked[question].test
-        if test is None:
-            return None
-        turned = {"==": "!=", "!=": "=="}.get(test.comparison)
-        for index, other in enumerate(self._asked):
-            same = other.test is not None and other.test.feature == test.feature
-            if not same or other.test is None:
-                continue
-            if isinstance(test.value, bool) and other.test.value == (not test.value):
-                return index
-            if turned and (other.test.comparison, other.test.value) == (turned, test.value):
-                return index
-        return None
 
     def counts(self, mask: np.ndarray, once: bool = False) -> Float[np.ndarray, " K"]:
         """Return how often each term occurs; `once`: what several objects may have caused, once."""
@@ -178,31 +187,54 @@ class Judge:
         total = counts.sum(-1, keepdims=True) + 0.5 * np.maximum(occurred, 1) + 0.5
         return np.log((counts + 0.5) / total)
 
-    def gain(self, mask: np.ndarray, asked: int, once: bool = False) -> float:
+    def bits(self, asked: tuple[int, ...]) -> float:
+        """Return the bits that some questions take."""
+        return float(self._bits[list(asked)].sum())
+
+    def gain(self, mask: np.ndarray, bits: float, once: bool = False) -> float:
+        """Return the gain of a guard that takes so many bits."""
         base = self._base[mask]
         total = base @ self._share(mask)[:, 0] if once else base.sum()
-        return float(self._gain(self.counts(mask, once), np.asarray(total), asked))
+        return float(self._gain(self.counts(mask, once), np.asarray(total), np.asarray(bits)))
 
     def gains(
-        self, answers: np.ndarray, mask: np.ndarray, asked: int, complement: bool = False
+        self, answers: np.ndarray, mask: np.ndarray, bits: float, complement: bool = False
     ) -> Float[np.ndarray, " Q"]:
-        """Return the gain of a guard with each question added, or where its answer is no."""
+        """Return the gain of a guard with each question added, or where its answer is no.
+
+        `bits` are those of the guard alone.
+        """
         inside = answers[:, mask].astype(np.float32)
         onehot, base = self._onehot[mask], self._base[mask]
         counts, bases = (inside @ onehot).astype(float), (inside @ base).astype(float)
         if complement:
             counts = np.maximum(onehot.sum(0) - counts, 0)
             bases = base.sum() - bases
-        return self._gain(counts, bases, asked)
+        return self._gain(counts, bases, bits + self._bits)
 
-    def _gain(self, counts: np.ndarray, base: np.ndarray, asked: int) -> np.ndarray:
+    def _gain(self, counts: np.ndarray, base: np.ndarray, bits: np.ndarray) -> np.ndarray:
         total = counts.sum(-1)
         occurred = counts[..., :-1] > 0.5
         named = occurred.sum(-1)
         fitted = (counts * self.log_probs(counts)).sum(-1)
-        bits = LAW_BITS + occurred @ self._term_bits + self._bits * asked
+        bits = LAW_BITS + occurred @ self._term_bits + bits
         price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
         return np.where(named > 0, fitted - base - price, -np.inf)
+
+
+def term_bits(term: Term) -> float:
+    """Return the bits that a term takes, without those of a feature it names.
+
+    The larger a change the longer its name; a fixed number is named after any change.
+    """
+    match term:
+        case Add(0):
+            return NOTHING_BITS
+        case Add(amount):
+            return TERM_BITS + abs(math.log2(abs(amount)))
+        case Set(value) if not isinstance(value, bool | str | tuple):
+            return TERM_BITS + FIXED_BITS
+    return TERM_BITS
 
 
 def is_birth(lens: Lens, code: np.ndarray) -> np.ndarray:

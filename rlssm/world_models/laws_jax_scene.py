@@ -172,6 +172,8 @@ class ArrayScene:
                 counts = self._of_chunk(name)
                 here = chunk_at(self.slots.position, self.state.materials.shape)
                 return counts if group == "chunk" else counts[here], True
+            case "action" if name == "name":
+                return self.action, True
             case "action":
                 return self.action - 1, (self.action >= 1) & (self.action <= 4)
             case "step":

@@ -23,19 +23,30 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool
 
+from rlssm.world_models.analogies import analogies
 from rlssm.world_models.cases import (
     MOST_CASES,
     Cases,
     Items,
+    Question,
     Questions,
     collect_keys,
+    names_of,
     other_observables,
     outcomes_of,
     own_observables,
 )
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.fitting import Fit, fit
-from rlssm.world_models.guards import LAW_BITS, TERM_BITS, Candidate, Judge, best_law, is_birth
+from rlssm.world_models.guards import (
+    LAW_BITS,
+    SAME_BITS,
+    Candidate,
+    Judge,
+    best_law,
+    is_birth,
+    term_bits,
+)
 from rlssm.world_models.laws import Law, Set, Term
 from rlssm.world_models.likelihood import persistence_log_prob
 from rlssm.world_models.object_view import Key, Numbers, Observable, World, number_of
@@ -46,8 +57,11 @@ MOST_ROUNDS = 24  # laws of one attribute
 RESIDUAL = 25.0  # nats left unexplained from which on other kinds are asked too
 LEFT_WRONG = -2.0  # log probability below which an item counts as unexplained
 REFITS = 2
+PART = 500  # observations by which a law's worth is looked at
+ENOUGH = 3.0  # times its cost that a law has to save to be worth it beyond doubt
 
 Progress = Callable[[str], None]
+Keys = tuple[np.ndarray, list[tuple[int, Key]], np.ndarray]  # as `collect_keys` returns
 
 
 def synthesise(
@@ -85,6 +99,21 @@ def synthesise(
             break
         fitted, length = wider, shorter
         progress(f"{len(fitted.model.laws)} laws kept")
+    return with_analogies(record, fitted, progress)
+
+
+def with_analogies(record: Record, fitted: Fit, progress: Progress) -> Fit:
+    """Return a model with laws by analogy, all fitted; see `analogies` for what they are worth."""
+    known = fitted.model.laws
+    further = analogies(record, known)
+    if not further.laws:
+        return fitted
+    laws = named(record.world, [*known, *further.laws])
+    fitted = fit(record, laws, trust=further.trust)
+    progress(
+        f"{len(further.laws)} laws by analogy; of those that could be tested "
+        f"{further.confirmed} were right, {further.refuted} wrong"
+    )
     return fitted
 
 
@@ -152,6 +181,8 @@ class Search:
     seed: int = 0
     _questions: dict[str, Questions] = field(default_factory=dict)
     _judged: dict[tuple[int, Key], float] = field(default_factory=dict)
+    _collected: dict[tuple[str, Observable], Keys] = field(default_factory=dict)
+    _guards: dict[str, set[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(set))
 
     def __post_init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -166,18 +197,31 @@ class Search:
             self._questions[scope] = Questions(self.record, scope)
         return self._questions[scope]
 
-    def cost(self, law: Law) -> float:
-        """Return the description length of a law in nats."""
-        asked = len(law.tests) + (law.actions is not None)
-        bits = LAW_BITS + TERM_BITS * len(law.outcomes) + self.questions(law.scope).bits * asked
-        return bits * math.log(2)
+    def cost(self, law: Law, shared: bool = False) -> float:
+        """Return the description length of a law in nats; `shared`: another has the same guard."""
+        questions = self.questions(law.scope)
+        asked = [Question(test) for test in law.tests]
+        asked += [Question(None, law.actions)] if law.actions is not None else []
+        about = names_of(law.observable, [outcome.term for outcome in law.outcomes])
+        bits = sum(questions.price(question, about) for question in asked)
+        terms = sum(term_bits(outcome.term) for outcome in law.outcomes)
+        return (LAW_BITS + terms + (min(bits, SAME_BITS) if shared else bits)) * math.log(2)
+
+    def costs(self, laws: Sequence[Law]) -> float:
+        """Return the description length of laws in nats; a guard is written down once."""
+        seen: set[tuple] = set()
+        total = 0.0
+        for law in laws:
+            total += self.cost(law, guard_of(law) in seen)
+            seen.add(guard_of(law))
+        return total
 
     def length(self, fitted: Fit, evidence: Evidence) -> float:
         """Return the description length of the record under a fitted model, in nats."""
         model = fitted.model
         logits = np.array([o.logit for law in model.laws for o in law.outcomes])
         found = evidence.log_probs(np.array(model.weights), model.persistence, logits)
-        return sum(map(self.cost, model.laws)) - float(found.sum())
+        return self.costs(model.laws) - float(found.sum())
 
     def explain(self, attribute: str) -> list[Law]:
         """Return laws for an attribute; other kinds are asked where its own do not suffice."""
@@ -185,12 +229,12 @@ class Search:
         laws = self._cover(items, own)
         if -items.log_prob[items.changed].sum() < RESIDUAL:
             return laws
-        length = sum(map(self.cost, laws)) - items.log_prob.sum()
+        length = self.costs(laws) - items.log_prob.sum()
         wide, everyone = self._table(attribute, _all_observables)
         if len(everyone) == len(own):
             return laws
         more = self._cover(wide, everyone)
-        both = sum(map(self.cost, more)) - wide.log_prob[: len(items.value)].sum()
+        both = self.costs(more) - wide.log_prob[: len(items.value)].sum()
         return more if both < length else laws
 
     def worth_keeping(self, fitted: Fit, votes: Votes) -> list[int]:
@@ -202,16 +246,34 @@ class Search:
         weights = np.array(model.weights)
         laws = range(len(model.laws))
         kept, speaks = set(laws), defaultdict(list)
+        asking = Counter(map(guard_of, model.laws))
         for key, said in votes.items():
             for law in {vote.law for vote in said}:
                 speaks[law].append(key)
         for law in sorted(laws, key=lambda index: weights[index]):
-            here = {key: [v for v in votes[key] if v.law in kept] for key in speaks[law]}
-            without = {key: [v for v in said if v.law != law] for key, said in here.items()}
-            loss = self._explained(fitted, here) - self._explained(fitted, without)
-            if loss < self.cost(model.laws[law]):
+            guard = guard_of(model.laws[law])
+            cost = self.cost(model.laws[law], asking[guard] > 1)
+            if not self._pays(fitted, votes, law, kept, speaks[law], cost):
                 kept.discard(law)
+                asking[guard] -= 1
         return sorted(kept)
+
+    def _pays(
+        self, fitted: Fit, votes: Votes, law: int, kept: set[int], keys: Sequence, cost: float
+    ) -> bool:
+        """Return whether what a law explains, beside the laws kept, is worth its cost in nats.
+
+        A law that has paid some times over in part of the record is asked no further.
+        """
+        saved = 0.0
+        for first in range(0, len(keys), PART):
+            part = keys[first : first + PART]
+            here = {key: [v for v in votes[key] if v.law in kept] for key in part}
+            without = {key: [v for v in said if v.law != law] for key, said in here.items()}
+            saved += self._explained(fitted, here) - self._explained(fitted, without)
+            if saved > ENOUGH * cost:
+                return True
+        return saved >= cost
 
     def _explained(self, fitted: Fit, votes: Votes) -> float:
         """Return the log probability of what is voted on, and of what nobody votes on here."""
@@ -260,7 +322,7 @@ class Search:
         for scope in self.record.world.scopes:
             for observable in whose(self.record.world, scope):
                 if observable.attribute == attribute:
-                    rows, keys, among = collect_keys(self.record, scope, observable)
+                    rows, keys, among = self._keys(scope, observable)
                     if len(rows):
                         numbers = np.array([self._number(items, key) for key in keys])
                         tables.append((scope, observable, rows, numbers, among))
@@ -287,6 +349,12 @@ class Search:
                 )
         return items, cases
 
+    def _keys(self, scope: str, observable: Observable) -> Keys:
+        if (scope, observable) not in self._collected:
+            found = collect_keys(self.record, scope, observable)
+            self._collected[scope, observable] = found
+        return self._collected[scope, observable]
+
     def _number(self, items: Items, key: tuple[int, Key]) -> int:
         if key not in items.number:
             t, observed = key
@@ -307,7 +375,10 @@ class Search:
         for _ in range(rounds):
             for index, table in enumerate(cases):
                 if index not in best:
-                    best[index] = best_law(self.record, self.questions(table.scope), items, table)
+                    best[index] = best_law(
+                        self.record, self.questions(table.scope), items, table,
+                        sorted(self._guards[table.scope]),
+                    )  # fmt: skip
             winners = [c for c in best.values() if c is not None and c.gain > 0]
             if not winners:
                 break
@@ -359,6 +430,8 @@ class Search:
 
     def _law(self, winner: Candidate) -> Law:
         asked = self.questions(winner.cases.scope).asked
+        if winner.guard:
+            self._guards[winner.cases.scope].add(tuple(sorted(winner.guard)))
         chosen = [asked[question] for question in winner.guard]
         return Law(
             name="",
@@ -369,6 +442,11 @@ class Search:
             actions=next((q.actions for q in chosen if q.actions is not None), None),
             source="enumerated",
         )
+
+
+def guard_of(law: Law) -> tuple:
+    """Return what a law asks, whatever the order."""
+    return law.scope, law.actions, frozenset(law.tests)
 
 
 def _all_observables(world: World, scope: str) -> Iterator[Observable]:

@@ -6,11 +6,12 @@ life by the published schedule, in the published one, against PoE-World on the s
 weights fitted to what it sees. Laws and figures are kept in the folder as they come, so that a
 stopped run goes on where it stopped, and lives can be run side by side before they are summarised.
 
-    python scripts/reproduce/onelife.py --lives 0 1 2 3 4 --out results/onelife
+    python scripts/reproduce/onelife.py --lives 0 1 2 3 4 --workers 2 --out results/onelife
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -46,12 +47,13 @@ def main() -> None:
     parser.add_argument("--lives", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=1, help="processes that evaluate")
     parser.add_argument("--out", type=Path, default=Path("results/onelife"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     lives = []
     for seed in args.lives:
-        lives.append(one_life(seed, args.steps, args.trials, args.out))
+        lives.append(one_life(seed, args.steps, args.trials, args.out, args.workers))
         print(line(lives[-1]), flush=True)
     summary = summarise(lives)
     (args.out / "learned.json").write_text(json.dumps(summary, indent=1) + "\n")
@@ -61,7 +63,7 @@ def main() -> None:
             print(f"{name:20} {which:8} {shown}")
 
 
-def one_life(seed: int, steps: int, trials: int, folder: Path) -> dict[str, Any]:
+def one_life(seed: int, steps: int, trials: int, folder: Path, workers: int = 1) -> dict[str, Any]:
     """Return all figures of one life; what is in the folder already is not made again."""
     path, laws = folder / f"life-{seed}.json", folder / f"laws-{seed}.json"
 
@@ -79,8 +81,9 @@ def one_life(seed: int, steps: int, trials: int, folder: Path) -> dict[str, Any]
     if left:
         life = list(live(seed, steps))
         competing = field(load_model(laws, CrafterView()), life)
-    for many in left:
-        compete(found["contenders"], competing, many, trials)
+        rows = evaluate_all(competing, left, trials, workers)
+        for many in left:
+            note(found["contenders"], rows[many], many)
         save(found)
     return found
 
@@ -142,9 +145,34 @@ def field(model: Model, life: Sequence[Any]) -> list[Contender]:
     ]
 
 
-def compete(found: dict[str, Any], competing: Sequence[Contender], many: str, trials: int) -> None:
+_competing: list[Contender] = []  # what a worker finds in its copy of this process
+
+
+def evaluate_all(
+    competing: Sequence[Contender], mutators: Sequence[str], trials: int, workers: int
+) -> dict[str, dict[str, list[Row]]]:
+    """Return the rows of every contender under each choice of mutators."""
+    _competing[:] = competing
+    jobs = [(i, many, trials) for many in mutators for i in range(len(competing))]
+    if workers == 1:
+        rows = [one_contender(*job) for job in jobs]
+    else:
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            rows = pool.starmap(one_contender, jobs, chunksize=1)
+    found: dict[str, dict[str, list[Row]]] = {many: {} for many in mutators}
+    for (i, many, _), values in zip(jobs, rows, strict=True):
+        pairs = zip(chosen("all"), values, strict=True)
+        found[many][competing[i].name] = [Row(scenario, *value) for scenario, value in pairs]
+    return found
+
+
+def one_contender(index: int, many: str, trials: int) -> list[tuple]:
+    rows = evaluate(_competing[index], chosen("all"), trials, 0, MUTATORS[many])
+    return [tuple(row)[1:] for row in rows]  # scenarios are functions, which do not travel
+
+
+def note(found: dict[str, Any], rows: dict[str, list[Row]], many: str) -> None:
     """Add the figures of every contender under some mutators, by set of scenarios, and who won."""
-    rows = {c.name: evaluate(c, chosen("all"), trials, 0, MUTATORS[many], True) for c in competing}
     for name, each in rows.items():
         mine = found.setdefault(name, {})
         for which, part in subsets(each).items():

@@ -100,6 +100,16 @@ def test_what_failed_is_tried_again_with_more_in_hand():
     assert experience.attraction(some, player) > experience.attraction(none, player)
 
 
+def test_what_is_had_by_chance_is_hoarded_for_as_many_tries_as_it_takes():
+    player, experience = meadow().player, Experience()
+    for number in range(10):
+        experience.note(bag_of(player), effect=number == 0)
+    experience.gained["sapling"] = 1
+    wanted = experience.attraction(bag_of(player), player)
+    player.inventory["sapling"] = 6
+    assert 0.5 < wanted < 1.5 and experience.attraction(bag_of(player), player) < 0.1
+
+
 def test_lava_is_not_walked_into():
     state = meadow()
     x, y = state.player.position

@@ -12,7 +12,8 @@ from crafter_starts import meadow, put, random_start
 
 from rlssm.errors import UserError
 from rlssm.world_models.crafter_slots import from_arrays, stack, to_arrays
-from rlssm.world_models.laws import Law, Outcome, Set, Test
+from rlssm.world_models.law_writing import write_law
+from rlssm.world_models.laws import Law, Outcome, Read, Set, Test
 from rlssm.world_models.laws_jax import compile_laws
 from rlssm.world_models.likelihood import predict
 from rlssm.world_models.object_view import Observable
@@ -98,9 +99,11 @@ def tick(state: WorldState) -> WorldState:
 
 def test_what_nobody_speaks_about_stays():
     state = tick(put(meadow(Cow(2, (1, 1)), Arrow(3, (7, 7), facing=(0, 1))), "tree"))
-    silent = jax.jit(compile_laws(ORACLE.laws[:1]))
+    noting = write_law("noting", "player", "self.action", Read("action.name"))
+    silent = jax.jit(compile_laws([ORACLE.laws[0], noting]))
     batch = jax.tree.map(lambda leaf: leaf[None], to_arrays(state, CAPACITY))
-    after = silent(jnp.ones(1), jax.random.key(0), batch, jnp.array([5]))
+    after = silent(jnp.array([1.0, 9.0]), jax.random.key(0), batch, jnp.array([5]))
+    state.player.action = ACTIONS[5]
     same = from_arrays(jax.tree.map(lambda leaf: leaf[0], after), state.view, state.random)
     assert same.step_count == state.step_count + 1
     assert same.objects == state.objects and same.next_id == state.next_id

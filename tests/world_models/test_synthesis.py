@@ -1,6 +1,7 @@
 """Laws found from records alone, against the worlds that made them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,19 +9,20 @@ from crafter_starts import meadow
 from test_fitting import random_walk
 
 from rlssm.world_models import cases
-from rlssm.world_models.cases import Questions, action_sets
+from rlssm.world_models.cases import Question, Questions, action_sets, names_of
 from rlssm.world_models.crafter import transition
 from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.explorer import live
 from rlssm.world_models.fitting import fit, log_probs
 from rlssm.world_models.law_json import load_model, save_model
+from rlssm.world_models.law_writing import write_law
 from rlssm.world_models.laws import Add, Set, Step, Test
 from rlssm.world_models.likelihood import predict
-from rlssm.world_models.object_view import BOOLEAN, Choices, Numbers
+from rlssm.world_models.object_view import BOOLEAN, Choices, Numbers, Observable
 from rlssm.world_models.record import Record
 from rlssm.world_models.schema import ACTIONS, MATERIAL_INDEX, Cow, Zombie
 from rlssm.world_models.small_worlds import deterministic_switches, lit_walk, mixed_switches
-from rlssm.world_models.synthesis import synthesise
+from rlssm.world_models.synthesis import Search, synthesise
 
 
 def exact_log_prob(record):
@@ -52,7 +54,7 @@ def test_the_walk_is_known_to_turn_round_at_the_switch_point():
         found = predict(model, world.scene(state, "right"))
         (dist,) = [d for key, d in found.items() if key.attribute == "position"]
         assert dist.table()[likely] == pytest.approx(0.9, abs=0.06)
-    assert sum(law.observable.attribute == "position" for law in model.laws) <= 6
+    assert sum(law.observable.attribute == "position" for law in model.laws) <= 7
 
 
 def scenes_of_work():
@@ -96,7 +98,8 @@ def test_laws_of_work_are_found_with_their_guards(worked):
     _, model = worked
     (felling,) = find(model, "inventory.wood", Add(1))
     assert felling.actions == {"do"} and felling.tests == (Test("target.material", "==", "tree"),)
-    (table,) = find(model, "inventory.wood", Add(-2))
+    (table, *alike) = find(model, "inventory.wood", Add(-2))
+    assert {law.source for law in alike} <= {"analogy"}
     assert table.actions == {"place_table"}
     assert Test("player.inventory.wood", ">=", 2) in table.tests
     (digging,) = find(model, "inventory.stone", Add(1))
@@ -120,7 +123,7 @@ def test_found_laws_are_data_like_any_other(worked, tmp_path):
     save_model(model, tmp_path / "laws.json")
     again = load_model(tmp_path / "laws.json", CrafterView())
     assert log_probs(again, record) == pytest.approx(log_probs(model, record))
-    assert {law.source for law in model.laws} == {"enumerated"}
+    assert {law.source for law in model.laws} <= {"enumerated", "analogy"}
     assert len({law.name for law in model.laws}) == len(model.laws)
 
 
@@ -185,6 +188,46 @@ def test_answers_are_those_of_the_tests():
     steps = Record(CrafterView(), [*record.transitions, *steps.transitions])
     moves = frozenset(action for action in ACTIONS if action.startswith("move"))
     assert moves in action_sets(steps)
+
+
+def test_near_questions_are_cheap_and_those_about_the_same_thing_cheaper():
+    questions = Questions(scenes_of_work(), "player")
+
+    def price(test, about=frozenset()):
+        return questions.price(test, about)
+
+    deed = Question(None, frozenset({"place_table"}))
+    faced, held = (
+        Question(Test("target.material", "==", "tree")),
+        Question(Test("player.inventory.wood", ">=", 2)),
+    )
+    late = Question(Test("step.phase", ">=", 9))
+    assert price(deed) < price(faced) < price(held) < price(late)
+    assert price(deed, {"table"}) < price(deed) and price(held, {"wood"}) < price(held)
+    full = Question(Test("player.inventory.wood", "<=", 2))  # to hold more seldom hurts
+    assert price(full, {"wood"}) > price(held)
+    drink = names_of(Observable("self", "achievements.collect_drink"), [Add(1)])
+    assert drink == {"collect_drink", "drink"}
+
+
+def test_what_is_true_where_a_question_is_not_is_found_for_thresholds_too():
+    questions = Questions(scenes_of_work(), "player")
+    for index, question in enumerate(questions.asked):
+        turned = questions.opposite(index)
+        if question.test is not None and question.test.feature == "player.inventory.wood":
+            assert turned is not None
+            assert (questions.answers[turned] == ~questions.answers[index]).all()
+
+
+def test_a_guard_asked_before_is_written_down_once():
+    search = Search(scenes_of_work())
+    felling = write_law(
+        "felling", "player", "self.inventory.wood", Add(1), "target.material == tree", ["do"]
+    )
+    counting = replace(felling, observable=Observable("self", "achievements.collect_wood"))
+    assert search.cost(counting, shared=True) < search.cost(counting)
+    both = search.costs([felling, counting])
+    assert both == pytest.approx(search.cost(felling) + search.cost(counting, shared=True))
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.darc import DARCConfig
     from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.hnpg import HNPGConfig
+    from rlssm.algorithms.hyq import HyQConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.meta_ppo import MetaPPOConfig
     from rlssm.algorithms.metra import METRAConfig
@@ -61,6 +62,7 @@ _HOMES = {
     "GRUConfig": "rlssm.nn.cores",
     "H2OConfig": "rlssm.algorithms.h2o",
     "HNPGConfig": "rlssm.algorithms.hnpg",
+    "HyQConfig": "rlssm.algorithms.hyq",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSTMConfig": "rlssm.nn.cores",
@@ -99,6 +101,7 @@ __all__ = [
     "GRUConfig",
     "H2OConfig",
     "HNPGConfig",
+    "HyQConfig",
     "IQLConfig",
     "LRUConfig",
     "LSTMConfig",

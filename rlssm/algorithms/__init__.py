@@ -22,6 +22,7 @@ from rlssm.algorithms import (
     darc,
     h2o,
     hnpg,
+    hyq,
     iql,
     meta_ppo,
     metra,
@@ -40,6 +41,7 @@ from rlssm.algorithms.cql import CQLConfig
 from rlssm.algorithms.darc import DARCConfig
 from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.hnpg import HNPGConfig
+from rlssm.algorithms.hyq import HyQConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.meta_ppo import MetaPPOConfig
 from rlssm.algorithms.metra import METRAConfig
@@ -60,6 +62,7 @@ AgentConfig = (
     | DARCConfig
     | H2OConfig
     | HNPGConfig
+    | HyQConfig
     | IQLConfig
     | MetaPPOConfig
     | MOORLConfig
@@ -79,6 +82,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "darc": darc,
     "h2o": h2o,
     "hnpg": hnpg,
+    "hyq": hyq,
     "iql": iql,
     "meta-ppo": meta_ppo,
     "moorl": moorl,

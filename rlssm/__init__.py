@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlssm.algorithms.diayn import DIAYNConfig
     from rlssm.algorithms.h2o import H2OConfig
     from rlssm.algorithms.hnpg import HNPGConfig
+    from rlssm.algorithms.hyq import HyQConfig
     from rlssm.algorithms.iql import IQLConfig
     from rlssm.algorithms.lsd import LSDConfig
     from rlssm.algorithms.meta_ppo import MetaPPOConfig
@@ -75,6 +76,7 @@ _HOMES = {
     "GRUConfig": "rlssm.nn.cores",
     "H2OConfig": "rlssm.algorithms.h2o",
     "HNPGConfig": "rlssm.algorithms.hnpg",
+    "HyQConfig": "rlssm.algorithms.hyq",
     "IQLConfig": "rlssm.algorithms.iql",
     "LRUConfig": "rlssm.nn.cores",
     "LSDConfig": "rlssm.algorithms.lsd",
@@ -118,6 +120,7 @@ __all__ = [
     "GRUConfig",
     "H2OConfig",
     "HNPGConfig",
+    "HyQConfig",
     "IQLConfig",
     "LRUConfig",
     "LSDConfig",

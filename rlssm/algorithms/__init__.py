@@ -24,6 +24,7 @@ from rlssm.algorithms import (
     diayn,
     h2o,
     hnpg,
+    hyq,
     iql,
     lsd,
     meta_ppo,
@@ -45,6 +46,7 @@ from rlssm.algorithms.darc import DARCConfig
 from rlssm.algorithms.diayn import DIAYNConfig
 from rlssm.algorithms.h2o import H2OConfig
 from rlssm.algorithms.hnpg import HNPGConfig
+from rlssm.algorithms.hyq import HyQConfig
 from rlssm.algorithms.iql import IQLConfig
 from rlssm.algorithms.lsd import LSDConfig
 from rlssm.algorithms.meta_ppo import MetaPPOConfig
@@ -68,6 +70,7 @@ AgentConfig = (
     | DIAYNConfig
     | H2OConfig
     | HNPGConfig
+    | HyQConfig
     | IQLConfig
     | LSDConfig
     | MetaPPOConfig
@@ -90,6 +93,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "diayn": diayn,
     "h2o": h2o,
     "hnpg": hnpg,
+    "hyq": hyq,
     "iql": iql,
     "lsd": lsd,
     "meta-ppo": meta_ppo,

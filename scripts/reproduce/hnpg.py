@@ -1,4 +1,4 @@
-"""Combination locks of horizon 5 to 50: HNPG against TRPO, RLPD and BC, five seeds each.
+"""Combination locks of horizon 5 to 50: HNPG against TRPO, RLPD, BC and Hy-Q, five seeds each.
 
     python scripts/reproduce/hnpg.py [--plan] [--only NAME] [--minutes M] [--slim]
 
@@ -7,14 +7,14 @@ on a lock ends once it is solved as the paper says: over the last 50 updates of 
 acting, stochastic policies of more than half of the seeds opened more than half of the locks.
 solved.md says after how many steps that was, and locks-<horizon>.png shows the curves.
 
-Last come four seeds on hopper/medium with one network for all steps: HNPG, TRPO and BC.
-areas.md has the areas under their curves.
+Hy-Q and HNPG also meet on locks with discrete actions. Last come four seeds on hopper/medium with
+one network for all steps: HNPG, TRPO and BC. areas.md has the areas under their curves.
 
 A lock's data are 5,000 episodes, a tenth of the recipe's, which a fresh machine writes in half a
 minute; delete larger ones of the same name first. Every run fits pieces of ten minutes (`--minutes
 8`, to leave room for compilation), between which the folder of runs may move; at most two
-checkpoints of each are there, of 10 MB at horizon 50. Only RLPD's hold a replay: give it a piece
-for each run, and `--slim`.
+checkpoints of each are there, of 10 MB at horizon 50. Those of RLPD and Hy-Q hold a replay: give
+each such run a piece, and `--slim`.
 """
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ from rlssm import (
     RunConfig,
     TRPOConfig,
 )
-from rlssm.algorithms import hnpg
+from rlssm.algorithms import hnpg, hyq
 from rlssm.data import minari_store
 from rlssm.envs import locks
 from rlssm.evaluation.plots import Curve, learning_curves
@@ -47,7 +47,8 @@ BATCH = 1000  # steps of an update
 EPISODES = 5000  # of a lock's data
 WINDOW = 50 * BATCH  # steps that success is averaged over
 BUDGETS = {5: 500_000, 10: 2_000_000, 15: 4_000_000, 30: 10_000_000, 50: 30_000_000}
-TRPO_STEPS, RLPD_STEPS = 3_000_000, 1_000_000  # at most
+DISCRETE = (5, 10, 15)  # horizons
+TRPO_STEPS, RLPD_STEPS, HYQ_STEPS = 3_000_000, 1_000_000, 1_000_000  # at most
 HOPPER_STEPS = 1_000_000
 UPDATES = 100_000  # of BC
 
@@ -68,22 +69,38 @@ def configs() -> dict[str, RunConfig]:
     """Return the configuration of every run by its name."""
     table = {}
     for horizon, budget in BUDGETS.items():
-        name = f"lock/h{horizon}"
         ours = replace(
             hnpg.PRESETS["lock"], rollout_length=horizon, num_envs=round(BATCH / horizon)
         )
-        for agent, dataset, steps in (
-            (ours, name, budget),
-            (without_data(ours), None, min(budget, TRPO_STEPS)),
-            (RLPD, name, min(budget, RLPD_STEPS)),
-            (BCConfig(policy="gaussian"), name, UPDATES),
-        ):
-            every = None if agent.name == "bc" else WINDOW
-            table[f"h{horizon}-{agent.name}"] = RunConfig(
-                env=EnvConfig(name), agent=agent, dataset=dataset, steps=steps, seeds=SEEDS,
-                log_every=every, checkpoint_every=None if agent.name == "hnpg" else steps, keep=1,
-            )  # fmt: skip
+        table |= {
+            f"h{horizon}-hnpg": on_lock(ours, f"lock/h{horizon}", budget),
+            f"h{horizon}-trpo": on_lock(
+                without_data(ours), f"lock/h{horizon}", min(budget, TRPO_STEPS)
+            ),
+            f"h{horizon}-rlpd": on_lock(RLPD, f"lock/h{horizon}", min(budget, RLPD_STEPS)),
+            f"h{horizon}-bc": on_lock(BCConfig(policy="gaussian"), f"lock/h{horizon}", UPDATES),
+        }
+        if horizon in DISCRETE:
+            theirs, lock = replace(hyq.PRESETS["lock"], epsilon=1 / horizon), f"h{horizon}-discrete"
+            table |= {
+                f"{lock}-hnpg": on_lock(ours, f"lock/{lock}", budget),
+                f"{lock}-hyq": on_lock(theirs, f"lock/{lock}", min(budget, HYQ_STEPS)),
+            }
     return table | hopper()
+
+
+def on_lock(agent: Any, name: str, steps: int) -> RunConfig:
+    """Return a run on a lock; only HNPG's are long enough to need checkpoints on the way."""
+    return RunConfig(
+        env=EnvConfig(name),
+        agent=agent,
+        dataset=None if agent.name == "trpo" else name,
+        steps=steps,
+        seeds=SEEDS,
+        log_every=None if isinstance(agent, BCConfig) else WINDOW,
+        checkpoint_every=None if isinstance(agent, HNPGConfig) else steps,
+        keep=1,
+    )
 
 
 def hopper() -> dict[str, RunConfig]:
@@ -137,9 +154,9 @@ def minutes(config: RunConfig) -> float:
         return 2
     if config.env.id.startswith("mjx"):
         return 8
-    if config.agent.name == "rlpd":
-        return 1 + config.steps / 2500 / 60
-    horizon = int(config.env.id.removeprefix("lock/h"))
+    if config.agent.name in ("rlpd", "hyq"):
+        return 1 + config.steps / (2500 if config.agent.name == "rlpd" else 5000) / 60
+    horizon = locks.make(config.env.id).horizon
     own = 0.6 if config.agent.name == "trpo" else 1.0
     return 1 + own * config.steps / BATCH * 0.002 * horizon / 60
 
@@ -154,18 +171,18 @@ def report(runs: Path, out: Path) -> None:
             continue
         if not config.env.id.startswith("lock/"):
             continue
-        horizon, _, agent = name.partition("-")
+        lock, _, agent = name.rpartition("-")
         curve = Curve(*read_metric(file, "episode/success"))
-        curves.setdefault(horizon, {})[agent] = curve
+        curves.setdefault(lock, {})[agent] = curve
         after = solved_at(curve)
         rows.append(
             f"| {name} | {config.steps:,} | {curve.steps[-1]:,} "
             f"| {'not' if after is None else f'{after:,}'} |"
         )
     (out / "solved.md").write_text("\n".join(rows) + "\n")
-    for horizon, lines in curves.items():
-        title = f"lock of horizon {horizon[1:]}"
-        learning_curves(out / f"locks-{horizon[1:]}.png", lines, metric="success", title=title)
+    for lock, lines in curves.items():
+        title = f"lock/{lock}"
+        learning_curves(out / f"locks-{lock[1:]}.png", lines, metric="success", title=title)
     (out / "areas.md").write_text(areas(runs))
 
 

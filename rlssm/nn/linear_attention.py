@@ -19,7 +19,8 @@ LEAST_WEIGHT = 1e-6  # what the weights of all that was seen are taken to sum to
 class LinearAttentionConfig:
     """Attention to everything since the last reset, without softmax, in residual blocks.
 
-    Nothing decays: a step weighs as much after an hour as at once. A rollout keeps
+    Nothing decays: a step weighs as much after an hour as at once, and in float32 the sums take in
+    no more after some ten million steps without a reset. A rollout keeps
     `key_size * (value_size + 1)` numbers for each step of each layer.
     """
 

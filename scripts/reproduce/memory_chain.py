@@ -3,10 +3,12 @@
     python scripts/reproduce/memory_chain.py [--plan] [--only NAME] [--shard I/N] [--minutes M]
     python scripts/reproduce/memory_chain.py --time         seconds per step at T = 256, 1024, 4096
 
-Every agent has 5 million steps at each length, three seeds by vmap, in rollouts as long as an
-episode or longer, and sees neither its last action nor its last reward, in which a cue could be
-written down. GRU and LSTM are as wide as brings their parameters nearest to those of S5. A length
-is solved if more than half of the seeds answer right in more than 95 % of 256 episodes.
+Every agent has 5 million steps at each length, three seeds by vmap, in rollouts of whole episodes,
+and sees neither its last action nor its last reward, in which a cue could be written down. All are
+as wide as brings their parameters nearest to those of S5. A length is solved if more than half of
+the seeds answer right in more than 95 % of 256 episodes; the longest one solved is the last before
+the first that is not. Equal steps are fewer answers where the chain is longer: 454,545 at length
+10, 1,666 at 3,000.
 
 Trains what is missing, then writes `results/memory-chain/`: table.md per run, solved.md, and for
 `--time` length.json and length.md: seconds of one update of 65,536 steps per step of the
@@ -15,6 +17,7 @@ everything tiny. Not run on a GPU yet: the minutes are estimates.
 """
 
 import json
+import math
 import sys
 import time
 from dataclasses import replace
@@ -68,19 +71,23 @@ SECONDS_SEQUENTIAL = 35e-6
 
 def agents(length: int) -> dict[str, PPOConfig]:
     """Return the agents by the name of their core, with rollouts of `length` steps."""
-    ours = replace(AGENT, rollout_length=length, num_envs=max(BATCH // length, AGENT.minibatches))
+    copies = max(BATCH // length // AGENT.minibatches, 1) * AGENT.minibatches
+    ours = replace(AGENT, rollout_length=length, num_envs=copies)
     return {
         "s5": ours,
         "gru": matched(ours, GRUConfig()),
         "lstm": matched(ours, LSTMConfig()),
-        "none": replace(ours, core=NoneConfig()),
+        "none": matched(ours, NoneConfig()),
     }
 
 
 def rollout_of(length: int) -> int:
-    """Return the least power of two that holds a whole episode, 128 or more."""
-    least = 8 if SMOKE else 128
-    return max(least, 1 << length.bit_length())
+    """Return the steps of as many whole episodes as make 128 or more.
+
+    Every rollout then begins with episodes, and no answer is cut off from its cue.
+    """
+    least, episode = 8 if SMOKE else 128, length + 1
+    return math.ceil(least / episode) * episode
 
 
 def configs() -> dict[str, RunConfig]:
@@ -116,16 +123,17 @@ def report(runs: Path, out: Path) -> None:
     head = " | ".join(map(str, LENGTHS))
     rows = [f"| core | parameters | {head} | longest solved |", "|---" * (len(LENGTHS) + 3) + "|"]
     for name, count in counts.items():
-        cells, longest = [], "none"
+        cells, longest, solved = [], "none", True
         for length in LENGTHS:
             path = runs / f"{length}-{name}"
             if not (path / "result.json").exists():
                 cells.append("")
+                solved = False
                 continue
             returns = np.array(Run(path).result["last"]["eval/return"])
             cells.append(", ".join(f"{x:.2f}" for x in returns))
-            if (returns > SOLVED).mean() > 0.5:
-                longest = str(length)
+            solved = solved and (returns > SOLVED).mean() > 0.5
+            longest = str(length) if solved else longest
         rows.append(f"| {name} | {count:,} | {' | '.join(cells)} | {longest} |")
     (out / "solved.md").write_text("\n".join(rows) + "\n")
     print("\n".join(rows))
@@ -139,7 +147,10 @@ def time_lengths(out: Path) -> None:
     file = out / "length.json"
     made = environment()
     record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"rows": []}
-    record |= {"device": made["device_kind"], "revision": made["git_revision"], "batch": BATCH}
+    about = {"device": made["device_kind"], "revision": made["git_revision"], "batch": BATCH}
+    if any(record.get(name, value) != value for name, value in about.items()):
+        raise SystemExit(f"{file} holds timings of another device or revision; move it away")
+    record |= about
     out.mkdir(parents=True, exist_ok=True)
     for length in TIMED:
         for name, agent in agents(length).items():

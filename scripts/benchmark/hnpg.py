@@ -1,6 +1,6 @@
 """What an update of HNPG on combination locks takes, by part, and the pace that it gives.
 
-    python scripts/benchmark/hnpg.py [--horizons 30 50] [--seeds 5] [--unroll 10] [--out FILE]
+    python scripts/benchmark/hnpg.py [--horizons 50] [--seeds 5] [--unroll 10] [--out FILE]
 
 Per horizon four programs are compiled ahead of time, members side by side by vmap:
 
@@ -124,7 +124,7 @@ def measure(horizon: int, seeds: int, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--horizons", type=int, nargs="+", default=[30, 50])
+    parser.add_argument("--horizons", type=int, nargs="+", default=[50])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--unroll", type=int, help="of the critic's steps, on a GPU")

@@ -24,6 +24,8 @@ from rlssm import RunConfig, fit
 from rlssm.evaluation.statistics import bootstrap_interval, iqm, mean
 from rlssm.train.run import Run
 
+SETTLING = 60  # seconds that a run needs before it can be told to stop
+
 
 def tabulate(script: str, configs: Mapping[str, RunConfig], runs: Path, out: Path) -> str:
     """Write and return the table of all complete runs."""
@@ -120,8 +122,12 @@ def reproduce(
     timer = threading.Timer(60 * args.minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()
-    for name, config in todo:
+    until = time.perf_counter() + 60 * args.minutes
+    for i, (name, config) in enumerate(todo):
         started = time.perf_counter()
+        if i and started > until - SETTLING:
+            print("out of time; call again to go on", flush=True)
+            break
         if prepare is not None:
             prepare(config)
         run = fit(config, args.runs / name, progress=False, enough=enough)

@@ -189,8 +189,11 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def in_words(values: list[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{np.mean(values):.3g} ({low:.3g} to {high:.3g})"
+    mean, low, high = (
+        f"{x:,.0f}" if abs(x) >= 100 else f"{x:.3g}"
+        for x in (np.mean(values), min(values), max(values))
+    )
+    return f"{mean} ({low} to {high})"
 
 
 def draw(found: dict[str, dict[str, Any]], runs: Path, out: Path) -> None:

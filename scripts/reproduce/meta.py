@@ -113,6 +113,7 @@ def gpu_minutes(run: RunConfig) -> float:
 
 def report(runs: Path, out: Path) -> None:
     """Write scores by episode: the table, the numbers and the pictures."""
+    out.mkdir(parents=True, exist_ok=True)
     lines: list[str] = []
     curves: dict[str, Any] = {}
     for suite in STEPS:
@@ -132,7 +133,6 @@ def report(runs: Path, out: Path) -> None:
             picture = out / f"{suite}-{part.replace('_', '-')}.png"
             title = f"{suite}, {part.replace('_', ' ')}"
             adaptation_curves(picture, scores, title=title)
-    out.mkdir(parents=True, exist_ok=True)
     (out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
     (out / "adaptation.md").write_text("\n".join(lines))
     print("\n".join(lines))

@@ -77,6 +77,13 @@ class CSFConfig(SkilledConfig):
         require(kind != "discrete", "skill.kind", kind, "sphere or gaussian for csf")
         require(0 < self.contrast < math.inf, "contrast", self.contrast, "above 0")
         require(self.others >= 1, "others", self.others, "at least 1")
+        scale, shift = self.experience.reward_scale, self.experience.reward_shift
+        require(
+            scale == 1, "experience.reward_scale", scale, "1 for csf, whose critics see no reward"
+        )
+        require(
+            shift == 0, "experience.reward_shift", shift, "0 for csf, whose critics see no reward"
+        )
 
 
 def networks(config: CSFConfig, spec: Spec) -> Networks:

@@ -73,7 +73,7 @@ class HNPGConfig(TRPOConfig):
         weight = self.offline_weight
         require(0 <= weight < math.inf, "offline_weight", weight, "at least 0")
         require(self.sweeps >= 1, "sweeps", self.sweeps, "at least 1")
-        if self.critic_steps % self.sweeps:
+        if self.critic_steps % self.sweeps and not self.per_step:
             raise UserError(
                 f"critic_steps must be a multiple of sweeps = {self.sweeps}, got "
                 f"{self.critic_steps}"

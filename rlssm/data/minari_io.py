@@ -28,7 +28,7 @@ from rlssm.data.spaces import Leaf, assemble, from_unit, to_gymnasium, to_unit
 from rlssm.errors import UserError, unknown_name
 from rlssm.types import Box, Discrete
 
-_BLOCK = 2**14  # steps that are converted together
+_BLOCK = 2**24  # bytes, at least, that are converted together
 
 # --- Reading ----------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ def _read_columns(folder: Folder, layout: Layout, lengths: list[int]) -> dict[st
     arrays: dict[str, np.ndarray] = {}
     stop = dict.fromkeys(layout.columns, 0)
     waiting: dict[str, list[np.ndarray]] = {path: [] for path in layout.columns}
-    rows = 0
+    held = 0
     for episode, length in enumerate(lengths):
         for path, leaf in layout.columns.items():
             extra = path.split("/")[0] == "observations"
@@ -118,10 +118,10 @@ def _read_columns(folder: Folder, layout: Layout, lengths: list[int]) -> dict[st
                     stored = folder.column(episode, path, leaf)
                 _check_column(stored, path, leaf, length + extra)
             waiting[path].append(stored)
-        rows += length
-        if rows < _BLOCK and episode < len(lengths) - 1:
+            held += stored.nbytes
+        if held < _BLOCK and episode < len(lengths) - 1:
             continue
-        rows = 0  # short episodes are converted many at a time
+        held = 0  # short episodes are converted many at a time
         for path, leaf in layout.columns.items():
             values = _convert(np.concatenate(waiting[path]), path, leaf, layout)
             waiting[path].clear()

@@ -229,7 +229,7 @@ def of_reaching(
 
     `hit` of the episodes that were ever inside, `end` of those inside at the end, `stay` of the
     steps inside. `near` is the share of goals at most `far` from where an episode started, and
-    `near_distance` the mean final distance to these, 0 where there are none.
+    `near_distance` the mean final distance to these, NaN where there are none.
     """
     position = np.asarray(roamed.position, np.float64)
     distance = np.linalg.norm(position - np.asarray(goals, np.float64), axis=-1)
@@ -237,7 +237,7 @@ def of_reaching(
     found = {
         "distance": float(distance[-1].mean()),
         "near": float(near.mean()),
-        "near_distance": float(distance[-1][near].mean()) if near.any() else 0.0,
+        "near_distance": float(distance[-1][near].mean()) if near.any() else float("nan"),
     }
     for radius in RADII:
         inside = distance <= radius

@@ -42,7 +42,8 @@ def fit(
             resumed, one that is complete is left alone.
         progress: whether to show a progress bar.
         enough: asked at every log point, after its metrics were written; where it says so, the
-            run ends there and is complete.
+            run ends there and is complete. Also asked before going on with a run, from which a
+            kill may have taken its end.
 
     Returns:
         The run: complete, unless SIGINT or SIGTERM stopped it.
@@ -70,7 +71,7 @@ def fit(
         ) as log,
         stop_on_signal() as stop,
     ):
-        last = done >= cadence.total
+        last = done >= cadence.total or (done > 0 and enough is not None and enough(run))
         while not (last or stop.requested):
             phase, until = next(x for x in config.schedule if done < x[1])
             count = min(cadence.log - done % cadence.log, until - done)

@@ -35,16 +35,13 @@ from rlssm import (
     TRPOConfig,
 )
 from rlssm.algorithms import hnpg, hyq
-from rlssm.data import minari_store
 from rlssm.envs import locks
 from rlssm.evaluation.plots import Curve, learning_curves
 from rlssm.io.logging import read_metric
-from rlssm.train import recipes
 from rlssm.train.run import Run
 
 SEEDS, HOPPER_SEEDS = 5, 4
 BATCH = 1000  # steps of an update
-EPISODES = 5000  # of a lock's data
 WINDOW = 50 * BATCH  # steps that success is averaged over
 BUDGETS = {5: 500_000, 10: 2_000_000, 15: 4_000_000, 30: 10_000_000, 50: 30_000_000}
 DISCRETE = (5, 10, 15)  # horizons
@@ -52,7 +49,8 @@ TRPO_STEPS, RLPD_STEPS, HYQ_STEPS = 3_000_000, 1_000_000, 1_000_000  # at most
 HOPPER_STEPS = 1_000_000
 UPDATES = 100_000  # of BC
 
-# The paper's table 2; its actor and critic are shared by all steps.
+# After the paper's table 2, without its range of log deviations, Adam's first decay of the
+# temperature and the slower pace of the targets; actor and critic are shared by all steps.
 RLPD = RLPDConfig(
     critic=MLPConfig((256, 256), "relu", layer_norm=True),
     utd=1,
@@ -128,18 +126,19 @@ def without_data(config: HNPGConfig) -> TRPOConfig:
     return TRPOConfig(**settings)
 
 
-def make_data(config: RunConfig) -> None:
-    """Make a lock's dataset where there is none of its name."""
-    name = config.dataset
-    if name is not None and name.startswith("lock/") and minari_store.find_local(name) is None:
-        recipes.make(name, steps=EPISODES * locks.make(name).horizon)
-
-
 def solved(run: Run) -> bool:
     """Return whether a run on a lock has come to its end before its budget's."""
-    if not (run.config.env.id.startswith("lock/") and run.config.online):
-        return False
-    return solved_at(Curve(*read_metric(run.path / "metrics.jsonl", "episode/success"))) is not None
+    on_a_lock = run.config.env.id.startswith("lock/") and run.config.online
+    return on_a_lock and solved_at(successes(run.path, run.config.agent.name)) is not None
+
+
+def successes(path: Path, agent: str) -> Curve:
+    """Return the shares of locks opened: by the acting policy, of Hy-Q by the greedy one.
+
+    Hy-Q acts at random once in as many steps as a lock has, which opens it 0.4 of the time at best.
+    """
+    file, kind = ("evaluations", "eval") if agent == "hyq" else ("metrics", "episode")
+    return Curve(*read_metric(path / f"{file}.jsonl", f"{kind}/success"))
 
 
 def solved_at(curve: Curve) -> int | None:
@@ -166,18 +165,17 @@ def report(runs: Path, out: Path) -> None:
     rows = ["| run | budget | ended after | solved after |", "|---|---|---|---|"]
     curves: dict[str, dict[str, Curve]] = {}
     for name, config in configs().items():
-        file = runs / name / "metrics.jsonl"
         if not (runs / name / "result.json").exists() or not config.online:
             continue
         if not config.env.id.startswith("lock/"):
             continue
         lock, _, agent = name.rpartition("-")
-        curve = Curve(*read_metric(file, "episode/success"))
+        curve = successes(runs / name, agent)
         curves.setdefault(lock, {})[agent] = curve
         after = solved_at(curve)
         rows.append(
             f"| {name} | {config.steps:,} | {curve.steps[-1]:,} "
-            f"| {'not' if after is None else f'{after:,}'} |"
+            f"| {f'not in {curve.steps[-1]:,}' if after is None else f'{after:,}'} |"
         )
     (out / "solved.md").write_text("\n".join(rows) + "\n")
     for lock, lines in curves.items():
@@ -203,4 +201,4 @@ def areas(runs: Path) -> str:
 
 
 if __name__ == "__main__":
-    reproduce("hnpg", __doc__ or "", configs(), minutes, report, solved, make_data)
+    reproduce("hnpg", __doc__ or "", configs(), minutes, report, solved)

@@ -103,6 +103,8 @@ def train(config: RunConfig, path: Path, pieces: int) -> bool:
             run = fit(run.config, path, progress=False)
         if not run.complete:
             return False
+        if run.config.steps > steps:  # its weights are of later
+            continue
         if not any(row["steps"] == steps for row in judgements(path)):
             row = {"steps": steps, "members": judged(run).measures, "coverage": training(run)}
             with (path / "skills.jsonl").open("a") as file:

@@ -57,9 +57,12 @@ def tabulate(script: str, configs: Mapping[str, RunConfig], runs: Path, out: Pat
             }
         records[name] = record
         last, best = record["last"], record["best"]
+        steps = f"{config.steps / 1e6:g}M"
+        if record["stopped_after"] < config.steps:
+            steps = f"{record['stopped_after'] / 1e6:g}M of {steps}"
         success = f"{100 * np.mean(last['success']):.1f} %" if last["success"] else "–"
         rows.append(
-            f"| {name} | {config.agent.core.name} | {config.steps / 1e6:g}M "
+            f"| {name} | {config.agent.core.name} | {steps} "
             f"| {last['mean']:.3f} [{last['interval'][0]:.3f}, {last['interval'][1]:.3f}] "
             f"| {min(last['returns']):.3f} | {last['iqm']:.3f} | {success} "
             f"| {best['mean']:.3f} |"
@@ -75,6 +78,16 @@ def tabulate(script: str, configs: Mapping[str, RunConfig], runs: Path, out: Pat
     return table
 
 
+def refuse_another(path: Path, config: RunConfig) -> None:
+    """Stop where a complete run was made with other settings than it would be tabulated under."""
+    if not (path / "result.json").exists():
+        return
+    made = Run(path).config
+    for field in ("agent", "sim", "seed", "seeds", "steps"):
+        if getattr(made, field) != getattr(config, field):
+            raise SystemExit(f"{path} holds a complete run of another {field}; move it away")
+
+
 def reproduce(
     script: str,
     description: str,
@@ -82,7 +95,6 @@ def reproduce(
     gpu_minutes: float | Callable[[RunConfig], float],
     report: Callable[[Path, Path], None] | None = None,
     enough: Callable[[Run], bool] | None = None,
-    prepare: Callable[[RunConfig], None] | None = None,
 ) -> None:
     """Train and tabulate, as the command line asks.
 
@@ -93,7 +105,6 @@ def reproduce(
         gpu_minutes: of one GPU per run, compilation included, or a function that tells.
         report: called at the end with the folders of runs and of results, to write more of them.
         enough: says of a run at its log points whether it may end there.
-        prepare: called before each run, to make the data it needs.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs") / script)
@@ -105,6 +116,8 @@ def reproduce(
     parser.add_argument("--plan", action="store_true", help="say what is left and what it costs")
     args = parser.parse_args()
     index, count = map(int, args.shard.split("/"))
+    for name, config in configs.items():
+        refuse_another(args.runs / name, config)
     todo = [
         (name, config)
         for i, (name, config) in enumerate(configs.items())
@@ -128,8 +141,6 @@ def reproduce(
         if i and started > until - SETTLING:
             print("out of time; call again to go on", flush=True)
             break
-        if prepare is not None:
-            prepare(config)
         run = fit(config, args.runs / name, progress=False, enough=enough)
         seconds = time.perf_counter() - started
         if not run.complete:

@@ -61,7 +61,6 @@ def judge(state, metrics, config=CONFIG, env=ENV):
         row["queue"] = int(metrics["coverage/queue"][seed])
         if hasattr(state.agent, "log_multiplier"):
             row["multiplier"] = float(jnp.exp(state.agent.log_multiplier[seed]))
-        rows.append(row)
     return rows
 
 

@@ -10,11 +10,10 @@ solved.md says after how many steps that was, and locks-<horizon>.png shows the 
 Hy-Q and HNPG also meet on locks with discrete actions. Last come four seeds on hopper/medium with
 one network for all steps: HNPG, TRPO and BC. areas.md has the areas under their curves.
 
-A lock's data are 5,000 episodes, a tenth of the recipe's, which a fresh machine writes in half a
-minute; delete larger ones of the same name first. Every run fits pieces of ten minutes (`--minutes
-8`, to leave room for compilation), between which the folder of runs may move; at most two
-checkpoints of each are there, of 10 MB at horizon 50. Those of RLPD and Hy-Q hold a replay: give
-each such run a piece, and `--slim`.
+A lock's data are the recipe's 50,000 episodes, which a fresh machine takes minutes to write and
+read. Every run fits pieces of ten minutes (`--minutes 8`, to leave room for compilation), between
+which the folder of runs may move; at most two checkpoints of each are there, of 10 MB at horizon
+50. Those of RLPD and Hy-Q hold a replay: give each such run a piece, and `--slim`.
 """
 
 from dataclasses import replace

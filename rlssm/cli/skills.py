@@ -80,7 +80,8 @@ def skills(words: list[str]) -> None:
     make_directory(out)
     settings = {"checkpoint": args.checkpoint, "seed": args.seed, "mode": args.mode}
     rows = [member | row for member, row in zip(members, judged.measures, strict=True)]
-    save_json(out / "skills.json", settings | {"members": rows})
+    known = [{k: None if np.isnan(v) else v for k, v in row.items()} for row in rows]
+    save_json(out / "skills.json", settings | {"members": known})
     say(f"{run.config.agent.name} on {run.config.env.id}, {args.count} skills, {args.goals} goals")
     for name, words_for in WORDS.items():
         values = np.array([row[name] for row in judged.measures])

@@ -102,11 +102,6 @@ class RunConfig:
                 raise UserError(
                     f"{name} learns from a dataset and a simulator; name the former with dataset"
                 )
-            if not self.simulated:
-                raise UserError(
-                    f"{name} acts in a simulator; name one with sim, such as gravity=2, or another "
-                    "program with sim.env"
-                )
             require(not offline, "offline_steps", offline, f"left out: {name} always needs both")
         if offline is not None:
             require(0 <= offline <= self.steps, "offline_steps", offline, f"from 0 to {self.steps}")

@@ -473,6 +473,11 @@ def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
         require(ours == theirs, f"the {name} space of sim.env", ours, f"that of env, {theirs}")
     program = make_program(agent, simulator, online=config.online)
     wish = wish_of(agent)
+    if isinstance(wish, Windows) and wish.both and not config.simulated:
+        raise UserError(
+            f"{agent.name} acts in a simulator; name one with sim, such as gravity=2, or another "
+            "program with sim.env"
+        )
     if dataset is not None and isinstance(wish, Rollout) and wish.offline == "episodes":
         lengths = np.diff(dataset.start, append=dataset.num_steps)
         found = f"from {lengths.min()} to {lengths.max()}"

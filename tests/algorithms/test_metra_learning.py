@@ -34,6 +34,7 @@ def test_one_minute_suffices_for_one_seed_and_its_representation_learns():
     assert not missed(row, BOUNDS)
 
 
+@pytest.mark.slow
 def test_a_short_training_ends_in_finite_measures_that_miss_the_bounds():
     """The default suite's look at the same path: two epochs of two seeds."""
     rows = judge(*train(seeds=range(2), rounds=2))

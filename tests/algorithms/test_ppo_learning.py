@@ -130,7 +130,7 @@ def test_memory_is_used(core):
     assert mean_return(env, program, state) > 0.95
 
 
-@pytest.mark.parametrize("observe_action", [False, True])
+@pytest.mark.parametrize("observe_action", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_without_memory_the_cue_is_lost_unless_the_action_carries_it(observe_action):
     """The first action is free, so an agent that sees its last action can write the cue down."""
     torso = TorsoConfig(width=16, hidden=(), observe_action=observe_action)

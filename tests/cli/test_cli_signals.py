@@ -28,7 +28,9 @@ def start(*words: object, **streams) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, number):
     run = tmp_path / "run"
     words = ["train", "ppo", *LONG, "--checkpoint-every", STEPS, "--out", run]

@@ -39,6 +39,8 @@ def test_skills_are_scored_by_member_and_drawn(found):
     scores = json.loads((path / "plots" / "skills.json").read_text())
     assert [row["seed"] for row in scores["members"]] == [0, 1]
     for row in scores["members"]:
+        near = row.pop("near_distance")  # of goals within reach, if there are any
+        assert near is None if row["near"] == 0 else near >= 0
         assert np.isfinite(list(row.values())).all()
         assert 1 <= row["coverage"] <= 9 * 7 and 0 <= row["stay_3"] <= row["hit_3"] <= 1
     for name in ("skills.png", "representation.png"):

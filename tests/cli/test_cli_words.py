@@ -26,7 +26,7 @@ WORDS = [
         "usage: rlssm train ALGO [--env ID] [--dataset ID] [options], ALGO one of: "
         + ", ".join(ALGORITHMS),
     ),
-    (["train", "pp"], "unknown algorithm 'pp', perhaps 'ppo' was meant; known: ..."),
+    (["train", "pp"], "unknown algorithm 'pp', perhaps 'ppo' was meant; the nearest: ..."),
     (
         ["train", "ppo"],
         "--env is missing (rlssm list envs shows the environments), or --dataset (rlssm list "
@@ -127,7 +127,7 @@ WORDS = [
     (
         ["evaluate", "RUN", "--episode", "3"],
         "unknown option '--episode', perhaps '--episodes' was meant; known: --checkpoint, "
-        "--episodes, --out, --seed, --stochastic",
+        "--episodes, --out, --seed, --skill, --stochastic",
     ),
     (["evaluate", "RUN", "--episodes", "0"], "episodes must be at least 1, got 0"),
     (

@@ -172,7 +172,7 @@ def reset_patterns(draw):
 
 
 @pytest.mark.parametrize("name", CORES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(reset=reset_patterns(), seed=st.integers(0, 1000))
 @example(reset=np.zeros((6, 2), bool), seed=0)
 @example(reset=np.ones((6, 2), bool), seed=0)

@@ -353,6 +353,7 @@ def test_a_discrete_dataset_and_a_continuous_algorithm(tmp_path, cart):
         Run.create(tmp_path / "run", config(dataset="test/cart", env=EnvConfig("CartPole-v1")))
 
 
+@pytest.mark.slow
 def test_discrete_actions_are_random_before_learning_starts(tmp_path, cart):
     agent = IQLConfig(**SMALL, experience=replace(EXPERIENCE, warmup=90))
     env = EnvConfig("CartPole-v1")

@@ -185,7 +185,9 @@ def test_locks_open_as_often_as_published(horizon):
     assert opened == pytest.approx(published, abs=0.025)
 
 
-@pytest.mark.parametrize("name", ["lock/h5", "lock/h5-images", "lock/h5-discrete"])
+@pytest.mark.parametrize(
+    "name", ["lock/h5", pytest.param("lock/h5-images", marks=pytest.mark.slow), "lock/h5-discrete"]
+)
 def test_lock_data_are_whole_episodes_of_an_expert_that_errs(name, datasets_root):
     made = recipes.make(name, steps=998)
     read = minari_io.read(name)

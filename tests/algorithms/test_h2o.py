@@ -80,7 +80,14 @@ SWITCHES = {
     "scaled gap": {"gap_scale": 3.0},
     "clean": {"noise": 0.0},
 }
-RARE = ("scaled gap", "clean", "no ratio", "diluted", "mean")  # of which each costs a compilation
+RARE = (
+    "shared batch",
+    "scaled gap",
+    "clean",
+    "no ratio",
+    "diluted",
+    "mean",
+)  # of which each costs a compilation
 SOME_SLOW = [pytest.param(x, marks=pytest.mark.slow) if x in RARE else x for x in SWITCHES]
 
 

@@ -82,7 +82,7 @@ class Killed(BaseException):
     """What nothing catches."""
 
 
-@pytest.mark.parametrize("kept", [2, 6])
+@pytest.mark.parametrize("kept", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_resuming_is_bit_identical(whole, tmp_path, kept, monkeypatch):
     """Cut a run short between a checkpoint and the next, as a kill would."""
     logged = loop.Logger.metrics
@@ -101,6 +101,7 @@ def test_resuming_is_bit_identical(whole, tmp_path, kept, monkeypatch):
     same_runs(whole, fit(small(seeds=2), tmp_path, progress=False))
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_stops(whole, tmp_path, monkeypatch):
     logged = loop.Logger.metrics
 

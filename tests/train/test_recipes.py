@@ -348,6 +348,7 @@ def test_shipped_policies_are_small_and_sound():
 # --- Point mazes ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_wanderers_move_as_the_maze_does_and_find_the_goal_by_chance():
     name = "pointmaze/medium"
     maze = make(name)

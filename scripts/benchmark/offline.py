@@ -236,8 +236,12 @@ def compare(
 
 
 def main() -> None:
-    learners = [n for n, module in ALGORITHMS.items()
-                if isinstance(wish_of(module.PRESETS["default"]), Windows)]  # fmt: skip
+    wishes = {name: wish_of(module.PRESETS["default"]) for name, module in ALGORITHMS.items()}
+    learners = [  # of continuous actions, from steps that anybody took
+        name
+        for name, wish in wishes.items()
+        if isinstance(wish, Windows) and not wish.kept and name != "hyq"
+    ]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = ["bare", *learners, "s5"]
     parser.add_argument("--algorithms", nargs="+", default=names, choices=names)

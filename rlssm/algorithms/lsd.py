@@ -11,7 +11,8 @@ Equations, with a skill z per episode, z̃ its direction and Δ = φ(s') - φ(s)
 
 and SAC from r, as in METRA. σ(W), the largest singular value, is that of power iteration (Miyato et
 al. 2018, arXiv 1802.05957): u ← unit(W'unit(Wu)) once before every step, σ = unit(Wu)'W u, with u
-kept from step to step and gradients through W alone. Since relu is 1-Lipschitz, so is φ.
+kept from step to step and gradients through W alone. Since relu is 1-Lipschitz, so is φ of vectors,
+up to how near the power iteration has come.
 
 The matrices before division are `raw`; what acting and reaching goals need, and `params` has, is φ
 with its matrices divided. Departure from the code: one power iteration per update where it makes
@@ -43,6 +44,7 @@ from rlssm.algorithms.skilled import (
     skill_towards,
     step_policy,
 )
+from rlssm.errors import require
 from rlssm.nn import skills
 from rlssm.nn.skills import SKILL
 from rlssm.types import Key, Metrics, Params, Spec, Trajectory
@@ -59,6 +61,15 @@ class LSDConfig(SkilledConfig):
 
     name: Literal["lsd"] = "lsd"  # ty: ignore[incompatible-attribute-override]
     """The algorithm."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        layers = self.representation
+        good = layers.activation not in ("silu", "gelu")
+        expected = "one that stretches nothing: relu, leaky_relu, tanh or elu"
+        require(good, "representation.activation", layers.activation, expected)
+        stretches = layers.layer_norm
+        require(not stretches, "representation.layer_norm", stretches, "False, as it stretches")
 
 
 class LSDState(SkilledState):

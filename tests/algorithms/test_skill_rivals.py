@@ -270,4 +270,11 @@ def test_skills_that_a_rival_cannot_learn_are_refused():
         replace(CONTRASTIVE, contrast=0.0)
     with pytest.raises(UserError, match="others must be at least 1, got 0"):
         replace(CONTRASTIVE, others=0)
+    with pytest.raises(UserError, match="experience.reward_scale must be 1 for csf, whose critics"):
+        replace(CONTRASTIVE, experience=replace(CONTRASTIVE.experience, reward_scale=2.0))
+    stretching = replace(lsd.PRESETS["point"].representation, layer_norm=True)
+    with pytest.raises(UserError, match="representation.layer_norm must be False, as it stretches"):
+        replace(lsd.PRESETS["point"], representation=stretching)
+    with pytest.raises(UserError, match="representation.activation must be one that stretches"):
+        replace(lsd.PRESETS["point"], representation=replace(stretching, activation="gelu"))
     assert SMALL.swept[-1] == "multiplier_learning_rate" not in CONTRASTIVE.swept

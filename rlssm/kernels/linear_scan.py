@@ -69,8 +69,9 @@ def linear_scan(
       reset: `[T, B]`, True where the state is dropped before step t.
       carry: state before the first step, `[B, *F]`.
       implementation: "sequential", "associative", "chunked", "kernel", or "auto" for the portable
-        one measured to be fastest on this backend. Where there is no GPU, or the numbers are not
-        32 bits wide, "kernel" means "auto".
+        one measured to be fastest on this backend, for the states alone or, where gradients are
+        asked for, for both. Where there is no GPU, or the numbers are not 32 bits wide, "kernel"
+        means "auto".
       reverse: whether time runs backwards.
 
     `a`, `b` and `carry` are all real arrays, all complex arrays or all a `Pair`; their dtypes
@@ -96,27 +97,36 @@ def linear_scan(
         length == 1 or not gpu_scan.runs(backend, shape_of(b), jax.tree.leaves(b)[0].dtype)
     ):
         implementation = "auto"
-    if implementation == "auto":
-        implementation = _fastest(backend, a, b)
     x = _scan(implementation, reverse, a, b, reset, carry)
     return tree(lambda v: v[0 if reverse else -1], x), x
 
 
-def _fastest(backend: str, a: Any, b: Any) -> str:
+def fastest(backend: str, a: Any, b: Any, *, gradient: bool) -> str:
+    """Return what "auto" means for a scan, with or without its gradient."""
     # Measured by scripts/benchmark/scan.py on two CPU cores and on an H100. The kernel takes some
     # 40 s to compile there with its gradient, so it must be asked for. On a CPU the least
     # arithmetic wins, 2 to 5 times over, but in one corner: a loop over a state of more than 20
     # numbers costs some three times as much per step, which chunks pay sqrt(T) times instead of T
-    # times, until there are too many numbers.
+    # times, until there are too many numbers. A gradient, which is two scans, gets there sooner.
     length = shape_of(b)[0]
     if length == 1:
         return "sequential"
     if backend != "cpu":
         return "associative"
     numbers = math.prod(shape_of(b)[1:]) * (1 if kind_of(b) == "real" else 2)
-    most = 0 if length < 1024 else 64 if length < 2048 else 128 if 4096 <= length <= 8192 else 96
-    chunks = 20 < numbers <= most and not varies_in_time(a, b)
+    least, most = _chunked_numbers(length, gradient)
+    chunks = least <= numbers <= most and not varies_in_time(a, b)
     return "chunked" if chunks else "sequential"
+
+
+def _chunked_numbers(length: int, gradient: bool) -> tuple[int, int]:
+    """Return the fewest and the most numbers of a state that a CPU scans in chunks."""
+    if length < 1024:
+        return (44, 64) if gradient and length >= 384 else (0, 0)
+    if length < 2048:
+        return (21, 64) if gradient or length >= 1536 else (0, 0)
+    wide = 2048 if gradient else 4096  # from there on up to 128 numbers
+    return (21, 128) if wide <= length < 8192 else (21, 96)
 
 
 # --- Arguments --------------------------------------------------------------------------------
@@ -237,6 +247,8 @@ IMPLEMENTATIONS = {
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _scan(implementation: str, reverse: bool, a: Any, b: Any, reset: Array, carry: Any) -> Any:
+    if implementation == "auto":
+        implementation = fastest(jax.default_backend(), a, b, gradient=False)
     return IMPLEMENTATIONS[implementation](a, b, reset, carry, reverse)
 
 
@@ -252,6 +264,8 @@ def _differentiable(
 ) -> Any:
     # Within its own rules a scan is what it is made of, so that a gradient can be differentiated
     # forwards; but JAX cannot see into the kernel, which has no derivative beside these rules.
+    if implementation == "auto":
+        implementation = fastest(jax.default_backend(), a, b, gradient=True)
     if implementation == "kernel":
         return _scan(implementation, reverse, a, b, reset, carry)
     return IMPLEMENTATIONS[implementation](a, b, reset, carry, reverse)
@@ -264,6 +278,8 @@ def _scan_backward(implementation: str, reverse: bool, residuals: Any, g: Any) -
     d a_t = lambda_t where(reset_t, 0, x*_{t-1}),    d carry = where(reset_0, 0, a*_0 lambda_0)
     """
     a, x, reset, carry = residuals
+    if implementation == "auto":
+        implementation = fastest(jax.default_backend(), a, x, gradient=True)
     if implementation == "kernel":
         d_a, d_b = _kernel_gradients(reverse, a, x, reset, carry, g)
     else:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlssm.errors import UserError
-from rlssm.kernels.linear_scan import IMPLEMENTATIONS, _fastest, linear_scan
+from rlssm.kernels.linear_scan import IMPLEMENTATIONS, fastest, linear_scan
 from rlssm.kernels.pair import Pair, take_step
 
 KINDS = ["real", "complex", "pair"]
@@ -460,23 +460,44 @@ def test_an_unknown_implementation_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "expected"),
+    ("shape", "alone", "with_gradient"),
     [
-        ((1, 16, 64), "sequential"),
-        ((4096, 1, 10), "sequential"),  # the whole loop is one function
-        ((1024, 4, 4), "chunked"),
-        ((1023, 4, 4), "sequential"),
-        ((1024, 1, 33), "sequential"),  # arithmetic outweighs the price of a step
-        ((2048, 1, 48), "chunked"),
-        ((2048, 1, 64), "sequential"),
-        ((4096, 1, 64), "chunked"),
-        ((16384, 1, 48), "chunked"),
-        ((16384, 1, 64), "sequential"),
+        ((1, 16, 64), "sequential", "sequential"),
+        ((4096, 1, 10), "sequential", "sequential"),  # the whole loop is one function
+        ((383, 1, 24), "sequential", "sequential"),
+        ((512, 1, 24), "sequential", "chunked"),
+        ((512, 1, 20), "sequential", "sequential"),
+        ((1024, 4, 4), "sequential", "chunked"),
+        ((1024, 1, 33), "sequential", "sequential"),  # arithmetic outweighs the price of a step
+        ((1536, 1, 24), "chunked", "chunked"),
+        ((2048, 1, 64), "sequential", "chunked"),
+        ((4096, 1, 64), "chunked", "chunked"),
+        ((8192, 1, 48), "chunked", "chunked"),
+        ((8192, 1, 64), "sequential", "sequential"),
     ],
 )
 def test_on_a_cpu_chunks_are_for_long_scans_of_narrow_states(
-    shape: tuple[int, ...], expected: str
+    shape: tuple[int, ...], alone: str, with_gradient: str
 ) -> None:
     b = Pair(jnp.zeros(shape), jnp.zeros(shape))
     a = Pair(b.re[0, 0], b.im[0, 0])
-    assert _fastest("cpu", a, b) == expected
+    assert fastest("cpu", a, b, gradient=False) == alone
+    assert fastest("cpu", a, b, gradient=True) == with_gradient
+
+
+def test_auto_is_chosen_apart_for_the_states_alone_and_with_their_gradient() -> None:
+    a, b = Pair(jnp.ones(24), jnp.ones(24)), Pair(jnp.ones((512, 1, 24)), jnp.ones((512, 1, 24)))
+    reset, carry = jnp.zeros((512, 1), bool), jax.tree.map(lambda x: x[0], b)
+
+    def program(implementation: str, gradient: bool) -> str:
+        def states(b: Pair) -> Any:
+            return linear_scan(a, b, reset, carry, implementation=implementation)[1]
+
+        def both(b: Pair) -> Any:
+            x, pull = jax.vjp(states, b)
+            return x, pull(x)
+
+        return jax.jit(both if gradient else states).lower(b).as_text()
+
+    assert program("auto", gradient=False) == program("sequential", gradient=False)
+    assert program("auto", gradient=True) == program("chunked", gradient=True)

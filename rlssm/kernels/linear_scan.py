@@ -101,32 +101,27 @@ def linear_scan(
     return tree(lambda v: v[0 if reverse else -1], x), x
 
 
+# On a CPU the least arithmetic wins, 2 to 5 times over, but in one corner: a loop over a state of
+# more than 20 numbers costs some three times as much per step, which chunks pay sqrt(T) times
+# instead of T times, until there are too many numbers. A gradient, which is two scans and a sum,
+# gets there sooner. From how many steps on, a state of how many real numbers is scanned in chunks
+# (scripts/benchmark/scan.py, medians over processes on two cores):
+_CHUNKED_ALONE = ((896, 44, 56), (1536, 21, 64), (2048, 21, 96), (4096, 21, 128))
+_CHUNKED_GRADIENT = ((384, 44, 64), (640, 40, 64), (1024, 21, 64), (2048, 21, 96), (4096, 21, 128))
+
+
 def fastest(backend: str, a: Any, b: Any, *, gradient: bool) -> str:
     """Return what "auto" means for a scan, with or without its gradient."""
-    # Measured by scripts/benchmark/scan.py on two CPU cores and on an H100. The kernel takes some
-    # 40 s to compile there with its gradient, so it must be asked for. On a CPU the least
-    # arithmetic wins, 2 to 5 times over, but in one corner: a loop over a state of more than 20
-    # numbers costs some three times as much per step, which chunks pay sqrt(T) times instead of T
-    # times, until there are too many numbers. A gradient, which is two scans, gets there sooner.
     length = shape_of(b)[0]
     if length == 1:
         return "sequential"
-    if backend != "cpu":
+    if backend != "cpu":  # the kernel takes 40 s to compile with its gradient: it must be asked for
         return "associative"
     numbers = math.prod(shape_of(b)[1:]) * (1 if kind_of(b) == "real" else 2)
-    least, most = _chunked_numbers(length, gradient)
-    chunks = least <= numbers <= most and not varies_in_time(a, b)
+    table = _CHUNKED_GRADIENT if gradient else _CHUNKED_ALONE
+    fewest, most = next(((n, m) for steps, n, m in reversed(table) if length >= steps), (0, -1))
+    chunks = fewest <= numbers <= most and not varies_in_time(a, b)
     return "chunked" if chunks else "sequential"
-
-
-def _chunked_numbers(length: int, gradient: bool) -> tuple[int, int]:
-    """Return the fewest and the most numbers of a state that a CPU scans in chunks."""
-    if length < 1024:
-        return (44, 64) if gradient and length >= 384 else (0, 0)
-    if length < 2048:
-        return (21, 64) if gradient or length >= 1536 else (0, 0)
-    wide = 2048 if gradient else 4096  # from there on up to 128 numbers
-    return (21, 128) if wide <= length < 8192 else (21, 96)
 
 
 # --- Arguments --------------------------------------------------------------------------------
@@ -210,7 +205,8 @@ def _interleave(even: Array, odd: Array) -> Array:
 
 def _chunked(a: Any, b: Any, reset: Array, carry: Any) -> Any:
     length, varies = reset.shape[0], varies_in_time(a, b)
-    size = 2 ** ((length - 1).bit_length() // 2)
+    # Odd, since equal addresses of many chunks modulo a page make their steps wait for each other.
+    size = min(length, 2 ** ((length - 1).bit_length() // 2) + 1)
 
     def cut(v: Array) -> Array:  # [T, ...] to [size, chunks, ...]
         padded = jnp.pad(v, [(0, -length % size)] + [(0, 0)] * (v.ndim - 1))

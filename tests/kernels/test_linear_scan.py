@@ -467,13 +467,15 @@ def test_an_unknown_implementation_lists_the_known_ones() -> None:
         ((383, 1, 24), "sequential", "sequential"),
         ((512, 1, 24), "sequential", "chunked"),
         ((512, 1, 20), "sequential", "sequential"),
+        ((768, 1, 20), "sequential", "chunked"),
         ((1024, 4, 4), "sequential", "chunked"),
+        ((1024, 2, 12), "chunked", "chunked"),
         ((1024, 1, 33), "sequential", "sequential"),  # arithmetic outweighs the price of a step
         ((1536, 1, 24), "chunked", "chunked"),
-        ((2048, 1, 64), "sequential", "chunked"),
+        ((2048, 1, 64), "sequential", "sequential"),
         ((4096, 1, 64), "chunked", "chunked"),
-        ((8192, 1, 48), "chunked", "chunked"),
-        ((8192, 1, 64), "sequential", "sequential"),
+        ((16384, 1, 64), "chunked", "chunked"),
+        ((16384, 1, 65), "sequential", "sequential"),
     ],
 )
 def test_on_a_cpu_chunks_are_for_long_scans_of_narrow_states(

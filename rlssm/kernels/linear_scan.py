@@ -107,7 +107,7 @@ def linear_scan(
 # gets there sooner. From how many steps on, a state of how many real numbers is scanned in chunks
 # (scripts/benchmark/scan.py, medians over processes on two cores):
 _CHUNKED_ALONE = ((896, 44, 56), (1536, 21, 64), (2048, 21, 96), (4096, 21, 128))
-_CHUNKED_GRADIENT = ((384, 44, 64), (640, 40, 64), (1024, 21, 64), (2048, 21, 96), (4096, 21, 128))
+_CHUNKED_GRADIENT = ((384, 44, 64), (640, 40, 64), (1536, 21, 64), (2048, 21, 96), (4096, 21, 128))
 
 
 def fastest(backend: str, a: Any, b: Any, *, gradient: bool) -> str:

@@ -468,7 +468,7 @@ def test_an_unknown_implementation_lists_the_known_ones() -> None:
         ((512, 1, 24), "sequential", "chunked"),
         ((512, 1, 20), "sequential", "sequential"),
         ((768, 1, 20), "sequential", "chunked"),
-        ((1024, 4, 4), "sequential", "chunked"),
+        ((1024, 4, 4), "sequential", "sequential"),
         ((1024, 2, 12), "chunked", "chunked"),
         ((1024, 1, 33), "sequential", "sequential"),  # arithmetic outweighs the price of a step
         ((1536, 1, 24), "chunked", "chunked"),

@@ -181,6 +181,9 @@ def prepare(
             config = replace(config, utd=1)
         if env is not None:  # as many steps a round for all
             config = replace(config, experience=replace(config.experience, rollout_length=10))
+        elif name in ("darc", "h2o"):  # theirs of a thousand updates would be a measurement's unit
+            short = replace(config.experience, num_envs=10, rollout_length=1)
+            config = replace(config, experience=short)
         wish = wish_of(config)
         assert isinstance(wish, Windows)
         program = make_program(config, env or Task(), online=env is not None)

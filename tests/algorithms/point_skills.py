@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlssm.algorithms import metra
+from rlssm.envs.point_pixels import PixelWorld
 from rlssm.envs.points import PointWorld
 from rlssm.evaluation.skills import judge as judge_skills
 from rlssm.nn import skills
@@ -28,6 +29,8 @@ ROUNDS = 40  # of 400 steps and 50 updates
 FITTED, FRESH = range(10), range(200, 205)
 ENV = PointWorld()
 CONFIG = metra.PRESETS["point"]
+PIXELS, PIXELS_CONFIG = PixelWorld(ENV), metra.PRESETS["point-pixels"]
+PIXELS_ROUNDS = 40
 
 # Those of another program, from two seeds, but for the queue: of twenty seeds from 0 on, eighteen,
 # whose skills spread, visited 985 cells lately or more, and two, whose skills merged, 495 at most.

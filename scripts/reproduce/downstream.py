@@ -1,6 +1,6 @@
 """Goals to be at: by METRA's skills, by untrained ones, and learnt from scratch.
 
-    python scripts/reproduce/downstream.py --only plane              minutes on a CPU
+    python scripts/reproduce/downstream.py --only plane              minutes on a CPU; also u-maze
     python scripts/reproduce/downstream.py --only halfcheetah        one GPU; call again to go on
     python scripts/reproduce/downstream.py --only ant
 
@@ -51,11 +51,11 @@ class Task:
     scratch: Any
 
 
-# On the plane both learners have the same small networks; from scratch there are twice the updates.
+# In the point worlds all have the same small networks; from scratch there are twice the updates.
 CHOOSER = replace(
     SMALL, experience=ExperienceConfig(num_envs=8, rollout_length=1, warmup=64, capacity=20_000)
 )
-PLANE = replace(
+SMALL_SCRATCH = replace(
     SMALL,
     experience=ExperienceConfig(
         num_envs=8, rollout_length=5, update_ratio=0.4, warmup=400, capacity=100_000
@@ -68,9 +68,11 @@ BODY = replace(
     ),
 )
 WIDE = replace(LARGE, experience=replace(LARGE.experience, num_envs=64, warmup=1024))
+WORLDS = {"plane": 50, "u-maze": 100}  # steps of an episode in which skills are learnt here
 TASKS: dict[str, Task] = {
-    "plane-goal": Task("plane", 5, 20_000, 16_000, CHOOSER, PLANE),
-    "plane-goals": Task("plane", 5, 20_000, 16_000, CHOOSER, PLANE),
+    "plane-goal": Task("plane", 5, 20_000, 16_000, CHOOSER, SMALL_SCRATCH),
+    "plane-goals": Task("plane", 5, 20_000, 16_000, CHOOSER, SMALL_SCRATCH),
+    "u-maze-goal": Task("u-maze", 5, 20_000, 40_000, CHOOSER, SMALL_SCRATCH),
     "halfcheetah-goal": Task("halfcheetah", 25, 2_000_000, 5_000_000, ppo.PRESETS["skills"], BODY),
     "ant-goal": Task("ant", 25, 2_000_000, 5_000_000, WIDE, BODY),
     "ant-goals": Task("ant", 25, 2_000_000, 5_000_000, WIDE, BODY),
@@ -78,35 +80,42 @@ TASKS: dict[str, Task] = {
 
 
 def tiny(task: Task) -> Task:
-    return replace(
-        task, steps=400, learnt_in=400, chooser=_short(CHOOSER, 8), scratch=_short(PLANE, 40)
-    )
+    chooser, scratch = _short(task.chooser, 8), _short(task.scratch, 40)
+    return replace(task, steps=400, learnt_in=400, chooser=chooser, scratch=scratch)
 
 
 def _short(agent: Any, warmup: int) -> Any:
     return replace(agent, experience=replace(agent.experience, warmup=warmup, batch=16))
 
 
-def skill_runs(smoke: bool) -> dict[str, RunConfig]:
-    """Return the runs that learn skills on the plane; untrained ones never move their weights."""
-    agent = metra.PRESETS["point"]
-    frozen = replace(agent, representation_learning_rate=0.0, learning_rate=1e-12)
-    steps = 400 if smoke else 16_000
-    quiet = {"eval_episodes": 4, "final_episodes": 4, "eval_every": steps}
-    point = EnvConfig("point/plane")
-    return {
-        f"plane-{LEARNT}": RunConfig(point, agent, steps=steps, seeds=SEEDS, seed=300, **quiet),
-        f"plane-{UNTRAINED}": RunConfig(point, frozen, steps=400, seeds=SEEDS, seed=300, **quiet),
-    }
+def skill_runs(worlds: set[str], smoke: bool) -> Iterator[tuple[str, RunConfig]]:
+    """Yield the runs that learn skills in point worlds; untrained ones hardly move a weight."""
+    for world in sorted(worlds & set(WORLDS)):
+        point = metra.PRESETS["point"]
+        experience = replace(
+            point.experience, rollout_length=WORLDS[world], capacity=50_000, update_ratio=1 / 8
+        )
+        agent = replace(point, experience=experience)
+        idle = replace(agent, representation_learning_rate=0.0, learning_rate=1e-12)
+        round_ = experience.steps
+        steps = next(task.learnt_in for task in TASKS.values() if task.world == world)
+        for kind, config, long in ((LEARNT, agent, steps), (UNTRAINED, idle, round_)):
+            yield (
+                f"{world}-{kind}",
+                RunConfig(
+                    EnvConfig(f"point/{world}"), config, steps=round_ if smoke else long,
+                    seeds=SEEDS, seed=300, eval_every=steps, eval_episodes=4, final_episodes=4,
+                ),
+            )  # fmt: skip
 
 
 def runs(name: str, task: Task, folder: Path, bodies: Path) -> Iterator[tuple[str, RunConfig]]:
     """Yield the runs of a task by name."""
     env = EnvConfig(f"downstream/{name}")
-    point = task.world == "plane"
+    point = task.world in WORLDS
     common: dict[str, Any] = {"eval_episodes": 64, "final_episodes": 128, "keep": 1}
     for kind in (LEARNT, UNTRAINED) if point else (LEARNT,):
-        source = folder / f"plane-{kind}" if point else bodies / f"{task.world}-{kind}"
+        source = (folder if point else bodies) / f"{task.world}-{kind}"
         decisions = task.steps // task.hold
         for member in range(SEEDS):
             yield (
@@ -192,14 +201,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only tasks whose name contains this")
     parser.add_argument("--minutes", type=float, default=600, help="stop after this long")
     parser.add_argument("--plan", action="store_true", help="say what is left")
-    parser.add_argument("--smoke", action="store_true", help="make tiny runs on the plane")
+    parser.add_argument("--smoke", action="store_true", help="make tiny runs in point worlds")
     args = parser.parse_args()
     tasks = {name: task for name, task in TASKS.items() if args.only in name}
     if args.smoke:
-        tasks = {name: tiny(task) for name, task in tasks.items() if task.world == "plane"}
-    planned = {}
-    if any(task.world == "plane" for task in tasks.values()):
-        planned |= skill_runs(args.smoke)
+        tasks = {name: tiny(task) for name, task in tasks.items() if task.world in WORLDS}
+    planned = dict(skill_runs({task.world for task in tasks.values()}, args.smoke))
     for name, task in tasks.items():
         planned |= dict(runs(name, task, args.runs, args.metra))
     left = [name for name in planned if not (args.runs / name / "result.json").exists()]

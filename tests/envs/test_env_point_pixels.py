@@ -63,8 +63,7 @@ def test_an_episode_is_that_of_the_world_but_for_what_is_seen():
         same, expected = plane.step(key, same, action, plane.params)
         obs = step.obs
         np.testing.assert_array_equal(obs, env.draw(same.position))
-        for ours, theirs in zip(step[1:], expected[1:], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        jax.tree.map(np.testing.assert_array_equal, step[1:], expected[1:])
     np.testing.assert_array_equal(env.goals(key, 5), plane.goals(key, 5))
     place = jnp.array([3.0, -2.0])
     np.testing.assert_array_equal(env.at(key, place, env.params), env.draw(place))

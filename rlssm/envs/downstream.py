@@ -1,10 +1,11 @@
-"""Tasks for a body that has learnt to move: places to be at.
+"""Tasks for a body that has learnt to move: places to be at, and hurdles to pass.
 
     downstream/plane-goal          one goal up to 17.5 away in each coordinate, 50 steps
     downstream/plane-goals         four, a new one every 25 steps, up to 7.5 away
     downstream/four-rooms-goal, u-maze-goal, large-maze-goal      one in any free cell
     downstream/plane-goal-pixels   the first of these, the body's own observation an image
     downstream/halfcheetah-goal    one up to 100 m away on the line, 200 steps
+    downstream/halfcheetah-hurdle  seven bars in front of HalfCheetah, 200 steps
     downstream/ant-goal            one up to 15 m away in each coordinate, 200 steps
     downstream/ant-goals           four, a new one every 50 steps, up to 7.5 m away
 
@@ -14,10 +15,15 @@ goal is from it in each coordinate, over `reach`. A step that ends within `radiu
 1. Nothing but the body's world ends an episode, and a goal that was reached stays. An episode is
 solved where each of its goals was reached.
 
-Sources: HalfCheetahGoal and AntMultiGoals of METRA (arXiv 2310.08887), with the radius and the
-goals of the contrastive successor features' code (arXiv 2412.08021). Departures: what is shown is
-the way to the goal rather than where it is, and Ant's goals are drawn around it anew in every
-episode, where that code draws them once. The others are ours.
+Of hurdles every one in front pays 1 when the rear foot has passed it, and takes it back when the
+foot does; `goal` is where the next one is, and how far from the rear foot. An episode is solved
+where all are passed.
+
+Sources: HalfCheetahGoal, HalfCheetahHurdle and AntMultiGoals of METRA (arXiv 2310.08887), with the
+radius, the goals and the hurdles' places of the contrastive successor features' code (arXiv
+2412.08021). Departures: what is shown is the way to the goal rather than where it is; Ant's goals
+are drawn around it anew in every episode, where that code draws them once; the size of a hurdle is
+ours (`mjx_model.HURDLE`). The other tasks are ours.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +31,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.envs import mjx_env, point_pixels, points, roaming
 from rlssm.envs.base import Step
 from rlssm.envs.points import PointWorld, Roamable
+from rlssm.envs.roaming import RoamingBody, RoamingState
 from rlssm.errors import require
 from rlssm.types import Box, DictSpace, Key, Params, Spec
 
@@ -114,6 +122,65 @@ class GoalTask:
         return {GOAL: ((goal - position) / self.reach).astype(jnp.float32), OBS: obs}
 
 
+class HurdleState(NamedTuple):
+    """The body's state, and how many hurdles its rear foot has passed."""
+
+    inner: RoamingState
+    passed: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class HurdleTask:
+    """HalfCheetah among hurdles, of which those behind its start pay nothing."""
+
+    world: RoamingBody
+
+    @property
+    def spec(self) -> Spec:
+        spec = self.world.spec
+        obs = DictSpace(((GOAL, Box((2,))), (OBS, spec.obs)))
+        return replace(spec, obs=obs, located=False)
+
+    @property
+    def params(self) -> Params:
+        return self.world.params
+
+    def reset(self, key: Key, params: Params) -> tuple[HurdleState, dict[str, Any]]:
+        inner, obs = self.world.reset(key, params)
+        foot = self._foot(inner)
+        return HurdleState(inner, self._passed(foot)), self._observe(obs, foot)
+
+    def step(
+        self, key: Key, state: HurdleState, action: Array, params: Params
+    ) -> tuple[HurdleState, Step]:
+        inner, step = self.world.step(key, state.inner, action, params)
+        foot = self._foot(inner)
+        passed = self._passed(foot)
+        return HurdleState(inner, passed), Step(
+            obs=self._observe(step.obs, foot),
+            reward=passed - state.passed,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            info={"success": passed == sum(x >= 0 for x in HURDLES)},
+        )
+
+    def _foot(self, inner: RoamingState) -> Float[Array, ""]:
+        """Return where the rear foot is on the line."""
+        return self.world.env.places(inner.inner)[REAR_FOOT, 0].astype(jnp.float32)
+
+    def _passed(self, foot: Float[Array, ""]) -> Float[Array, ""]:
+        in_front = np.array([x for x in HURDLES if x >= 0], np.float32)
+        return jnp.sum(in_front < foot, dtype=jnp.float32)
+
+    def _observe(self, obs: Any, foot: Float[Array, ""]) -> dict[str, Any]:
+        places = jnp.asarray(HURDLES, jnp.float32)
+        following = jnp.min(jnp.where(places >= foot, places, HURDLES[-1]))
+        return {GOAL: jnp.stack([following, jnp.abs(following - foot)]) / SPACING, OBS: obs}
+
+
+HURDLES = (-15.0, -13.0, -9.0, -5.0, -1.0, 3.0, 7.0, 11.0, 15.0, 19.0, 23.0, 27.0)  # m
+SPACING = 4.0  # m, that places and distances of hurdles are shown in units of
+REAR_FOOT = 4  # number of the body
 FAR, NEAR = 17.5, 7.5
 MAZE = 5.0
 POINTS: dict[str, GoalTask] = {
@@ -126,13 +193,14 @@ POINTS: dict[str, GoalTask] = {
 }
 BODIES = {
     "halfcheetah-goal": "mjx-fast/HalfCheetah-v5",
+    "halfcheetah-hurdle": "mjx-fast/HalfCheetah-v5",
     "ant-goal": "mjx-fast/Ant-v5",
     "ant-goals": "mjx-fast/Ant-v5",
 }
 IDS = tuple(f"downstream/{name}" for name in (*POINTS, *BODIES))
 
 
-def make(env_id: str) -> GoalTask:
+def make(env_id: str) -> GoalTask | HurdleTask:
     """Return the task with one of `IDS`.
 
     Raises:
@@ -145,6 +213,8 @@ def make(env_id: str) -> GoalTask:
     match name:
         case "ant-goals":
             return GoalTask(body, NEAR, 3.0, near=True, every=50)
+        case "halfcheetah-hurdle":
+            return HurdleTask(RoamingBody(replace(body.env, hurdles=HURDLES)))
         case "ant-goal":
             return GoalTask(body, 15.0, 3.0, near=True)
         case _:

@@ -74,6 +74,9 @@ TASKS: dict[str, Task] = {
     "plane-goals": Task("plane", 5, 20_000, 16_000, CHOOSER, SMALL_SCRATCH),
     "u-maze-goal": Task("u-maze", 5, 20_000, 40_000, CHOOSER, SMALL_SCRATCH),
     "halfcheetah-goal": Task("halfcheetah", 25, 2_000_000, 5_000_000, ppo.PRESETS["skills"], BODY),
+    "halfcheetah-hurdle": Task(
+        "halfcheetah", 25, 2_000_000, 5_000_000, ppo.PRESETS["skills"], BODY
+    ),
     "ant-goal": Task("ant", 25, 2_000_000, 5_000_000, WIDE, BODY),
     "ant-goals": Task("ant", 25, 2_000_000, 5_000_000, WIDE, BODY),
 }

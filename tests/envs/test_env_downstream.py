@@ -93,6 +93,8 @@ def test_bodies_have_the_published_goals():
     assert (cheetah.reach, cheetah.radius, cheetah.near) == (100, 3, False)
     assert (ant.reach, ant.radius, ant.near, ant.every) == (7.5, 3, True, 50)
     assert make("downstream/ant-goal").every is None
+    hurdles = make("downstream/halfcheetah-hurdle")
+    assert hurdles.spec == cheetah.spec and hurdles != cheetah
 
 
 def test_tasks_that_make_no_sense_are_refused():
@@ -100,3 +102,53 @@ def test_tasks_that_make_no_sense_are_refused():
         GoalTask(WORLDS["point/plane"], 1.0, 0.0)
     with pytest.raises(UserError, match="every must be at least 1, got 0"):
         GoalTask(WORLDS["point/plane"], 1.0, 1.0, every=0)
+
+
+def test_hurdles_pay_when_the_rear_foot_has_passed_them_and_take_it_back():
+    """The body is put in front of the first hurdle, behind it, and behind the last."""
+    env = make("downstream/halfcheetah-hurdle")
+    state, _ = env.reset(jax.random.key(0), env.params)
+    assert state.passed == 0
+    model = env.world.env._c_model
+    boxes = model.geom_pos[model.geom_type == 6]  # mjGEOM_BOX
+    np.testing.assert_array_equal(boxes[:, 0], downstream.HURDLES)
+    assert model.body(downstream.REAR_FOOT).name == "bfoot"
+    plain = make("mjx-fast/HalfCheetah-v5")._c_model
+    for name in ("body_mass", "body_inertia", "dof_invweight0"):
+        np.testing.assert_allclose(getattr(model, name), getattr(plain, name), rtol=1e-12)
+
+    def at(x):
+        inner = state.inner.inner
+        moved = inner._replace(qpos=inner.qpos.at[0].set(x))
+        return state.inner._replace(inner=moved)
+
+    seen = {}
+    for x in (0.0, 4.5, 40.0):
+        foot = env._foot(at(x))
+        assert foot == pytest.approx(x - 0.6, abs=0.3)
+        seen[x] = env._passed(foot), env._observe(state.inner, foot)["goal"] * 4
+        following = [h for h in downstream.HURDLES if h >= foot][:1] or [27.0]
+        np.testing.assert_allclose(seen[x][1], [following[0], abs(following[0] - foot)], rtol=1e-5)
+    assert [int(seen[x][0]) for x in (0.0, 4.5, 40.0)] == [0, 1, 7]
+
+
+@pytest.mark.slow
+def test_a_hurdle_stops_a_body_that_would_go_through_it():
+    env = make("downstream/halfcheetah-hurdle")
+    state, _ = env.reset(jax.random.key(0), env.params)
+    step = jax.jit(env.step)
+    start = state.inner.inner
+    qpos = jnp.zeros_like(start.qpos).at[0].set(1.9)
+    qvel = jnp.zeros_like(start.qvel).at[0].set(3.0)  # its feet on the ground, sliding
+    inner = state.inner._replace(inner=start._replace(qpos=qpos, qvel=qvel))
+    state, free = state._replace(inner=inner), start._replace(qpos=qpos, qvel=qvel)
+    world = RoamingBody(make("mjx-fast/HalfCheetah-v5"))
+    free, glide = state.inner._replace(inner=free), jax.jit(world.step)
+    total = 0.0
+    for _ in range(20):
+        state, out = step(jax.random.key(0), state, jnp.zeros(6), env.params)
+        free, _ = glide(jax.random.key(0), free, jnp.zeros(6), world.params)
+        total += float(out.reward)
+    assert np.isfinite(out.obs["obs"]).all() and not out.terminated
+    assert state.inner.inner.qpos[0] < free.inner.qpos[0] - 0.1
+    assert total == state.passed

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import io
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ def _with_hurdles(path: Path, hurdles: tuple[float, ...]) -> Any:
             contype=0,  # met by bodies alone, not by each other
             conaffinity=1,
         )
-    return spec.compile()
+    with warnings.catch_warnings():  # the file sets its total mass, which MuJoCo deprecates
+        warnings.simplefilter("ignore")
+        return spec.compile()
 
 
 @functools.cache

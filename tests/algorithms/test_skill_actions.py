@@ -79,7 +79,11 @@ def direction(action):
     return (action / np.linalg.norm(action)).astype(np.float32)
 
 
-@pytest.mark.parametrize("agent", [SMALL, with_memory(SPHERE)], ids=["discrete", "sphere-s5"])
+@pytest.mark.parametrize(
+    "agent",
+    [SMALL, pytest.param(with_memory(SPHERE), marks=pytest.mark.slow)],
+    ids=["discrete", "sphere-s5"],
+)
 def test_a_decision_is_as_many_steps_under_its_skill(agent):
     found = learnt(agent)
     env = SkillActions(TASK, found, 3)
@@ -117,11 +121,11 @@ def test_the_environment_says_what_choosing_a_skill_is():
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A run of two seeds that learnt sixteen updates' worth of skills."""
-    config = RunConfig(
-        PLANE, SPHERE, steps=48, seeds=2, eval_episodes=2, final_episodes=2,
-    )  # fmt: skip
-    return fit(config, tmp_path_factory.mktemp("skills") / "source", progress=False)
+    """A run of two seeds stopped before its first update."""
+    config = RunConfig(PLANE, SPHERE, steps=48, seeds=2)
+    run = Run.create(tmp_path_factory.mktemp("skills") / "source", config)
+    run.checkpoints.save(0, run.initial_state())
+    return run
 
 
 def over(source, **changes):
@@ -132,28 +136,34 @@ def over(source, **changes):
     settings = {
         "env": EnvConfig("downstream/plane-goal", time_limit=7), "agent": agent, "steps": 12,
         "log_every": 4, "eval_every": 12, "checkpoint_every": 4,
-        "eval_episodes": 2, "final_episodes": 2,
+        "eval_episodes": 128, "final_episodes": 128,
         "skills": SkillActionsConfig(str(source.path), member=1, hold=3),
     }  # fmt: skip
     return RunConfig(**(settings | changes))
 
 
-def test_a_run_by_skills_keeps_them_frozen_and_goes_on_without_their_source(source, tmp_path):
+def test_a_run_by_skills_keeps_them_frozen_and_is_judged_without_their_source(source, tmp_path):
     copy = Run(shutil.copytree(source.path, tmp_path / "copy"))
-    config = over(copy)
-    whole = fit(config, tmp_path / "whole", progress=False)
-    assert whole.env.spec.max_episode_steps == 3 and whole.env.hold == 3
-    theirs = jax.device_get(source.member_params("last", 1))
-    jax.tree.map(np.testing.assert_array_equal, Run(whole.path).skills.weights, theirs)
-    run = fit(config, tmp_path / "cut", progress=False)
-    run.go_back(8)
+    run = fit(over(copy), tmp_path / "run", progress=False)
     shutil.rmtree(copy.path)
-    again = fit(config, tmp_path / "cut", progress=False)
+    again = Run(run.path)
+    assert again.env.spec.max_episode_steps == 3 and again.env.hold == 3
+    theirs = jax.device_get(source.member_params("last", 1))
+    jax.tree.map(np.testing.assert_array_equal, again.skills.weights, theirs)
+    assert again.evaluate(episodes=128).length.max() == 3
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_by_skills_ends_as_one_that_was_not(source, tmp_path):
+    whole = fit(over(source), tmp_path / "whole", progress=False)
+    run = fit(over(source), tmp_path / "cut", progress=False)
+    run.go_back(8)
+    again = fit(over(source), tmp_path / "cut", progress=False)
     assert again.result == whole.result
-    assert again.evaluate(episodes=3).length.max() == 3
     jax.tree.map(np.testing.assert_array_equal, again.params("last"), whole.params("last"))
 
 
+@pytest.mark.slow
 def test_on_policy_learners_choose_skills_too(source, tmp_path):
     agent = PPOConfig(
         core=NoneConfig(), torso=TorsoConfig(8, ()), heads=MLPConfig(()), num_envs=2,
@@ -182,10 +192,8 @@ def test_what_does_not_fit_together_is_refused(source, tmp_path):
         replace(held, hold=0)
     with pytest.raises(UserError, match="skills.run is missing; name the run"):
         SkillActionsConfig(hold=3)
-    plain = fit(
-        over(source, skills=SkillActionsConfig(), env=EnvConfig("point/plane", time_limit=7)),
-        tmp_path / "plain", progress=False,
-    )  # fmt: skip
+    alone = {"skills": SkillActionsConfig(), "env": EnvConfig("point/plane", time_limit=7)}
+    plain = Run.create(tmp_path / "plain", over(source, **alone))
     refused("sac learns no skills", skills=replace(held, run=str(plain.path)))
 
 

@@ -107,8 +107,9 @@ def test_tasks_that_make_no_sense_are_refused():
 def test_hurdles_pay_when_the_rear_foot_has_passed_them_and_take_it_back():
     """The body is put in front of the first hurdle, behind it, and behind the last."""
     env = make("downstream/halfcheetah-hurdle")
-    state, _ = env.reset(jax.random.key(0), env.params)
+    state, _ = jax.jit(env.reset)(jax.random.key(0), env.params)
     assert state.passed == 0
+    foot_of = jax.jit(env._foot)
     model = env.world.env._c_model
     boxes = model.geom_pos[model.geom_type == 6]  # mjGEOM_BOX
     np.testing.assert_array_equal(boxes[:, 0], downstream.HURDLES)
@@ -124,7 +125,7 @@ def test_hurdles_pay_when_the_rear_foot_has_passed_them_and_take_it_back():
 
     seen = {}
     for x in (0.0, 4.5, 40.0):
-        foot = env._foot(at(x))
+        foot = foot_of(at(x))
         assert foot == pytest.approx(x - 0.6, abs=0.3)
         seen[x] = env._passed(foot), env._observe(state.inner, foot)["goal"] * 4
         following = [h for h in downstream.HURDLES if h >= foot][:1] or [27.0]
@@ -135,7 +136,7 @@ def test_hurdles_pay_when_the_rear_foot_has_passed_them_and_take_it_back():
 @pytest.mark.slow
 def test_a_hurdle_stops_a_body_that_would_go_through_it():
     env = make("downstream/halfcheetah-hurdle")
-    state, _ = env.reset(jax.random.key(0), env.params)
+    state, _ = jax.jit(env.reset)(jax.random.key(0), env.params)
     step = jax.jit(env.step)
     start = state.inner.inner
     qpos = jnp.zeros_like(start.qpos).at[0].set(1.9)

@@ -61,22 +61,22 @@ SMALL_SCRATCH = replace(
         num_envs=8, rollout_length=5, update_ratio=0.4, warmup=400, capacity=100_000
     ),
 )
+# Bodies have 256 episodes at once, four and 32 times METRA's, with as many times the updates.
 BODY = replace(
     sac.PRESETS["default"],
     experience=ExperienceConfig(
-        num_envs=64, rollout_length=8, update_ratio=1 / 8, warmup=12_800, capacity=1_000_000
+        num_envs=256, rollout_length=8, update_ratio=1 / 8, warmup=12_288, capacity=1_000_000
     ),
 )
-WIDE = replace(LARGE, experience=replace(LARGE.experience, num_envs=64, warmup=1024))
+WIDE = replace(LARGE, experience=replace(LARGE.experience, num_envs=256, warmup=2048))
+DISCRETE = replace(ppo.PRESETS["skills"], num_envs=256, minibatches=8)
 WORLDS = {"plane": 50, "u-maze": 100}  # steps of an episode in which skills are learnt here
 TASKS: dict[str, Task] = {
     "plane-goal": Task("plane", 5, 20_000, 16_000, CHOOSER, SMALL_SCRATCH),
     "plane-goals": Task("plane", 5, 20_000, 16_000, CHOOSER, SMALL_SCRATCH),
     "u-maze-goal": Task("u-maze", 5, 20_000, 40_000, CHOOSER, SMALL_SCRATCH),
-    "halfcheetah-goal": Task("halfcheetah", 25, 2_000_000, 5_000_000, ppo.PRESETS["skills"], BODY),
-    "halfcheetah-hurdle": Task(
-        "halfcheetah", 25, 2_000_000, 5_000_000, ppo.PRESETS["skills"], BODY
-    ),
+    "halfcheetah-goal": Task("halfcheetah", 25, 2_000_000, 5_000_000, DISCRETE, BODY),
+    "halfcheetah-hurdle": Task("halfcheetah", 25, 2_000_000, 5_000_000, DISCRETE, BODY),
     "ant-goal": Task("ant", 25, 2_000_000, 5_000_000, WIDE, BODY),
     "ant-goals": Task("ant", 25, 2_000_000, 5_000_000, WIDE, BODY),
 }

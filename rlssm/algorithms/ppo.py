@@ -37,7 +37,7 @@ from jaxtyping import Array, Bool, Float
 from rlssm.errors import UserError, require
 from rlssm.kernels.returns import gae
 from rlssm.nn import normalizers
-from rlssm.nn.cores import CoreConfig
+from rlssm.nn.cores import CoreConfig, NoneConfig
 from rlssm.nn.distributions import Distribution
 from rlssm.nn.encoders import action_mask
 from rlssm.nn.heads import CategoricalHead, ValueHead, policy_head
@@ -423,8 +423,20 @@ def _mean(x: Array, mask: Array) -> Array:
 
 
 # The setting of popjaxrl's POPGym runs: one for all tasks (see docs/ppo.md, "Presets").
+# "skills" is METRA's for choosing among discrete skills: an epoch has 64 episodes of 8 decisions,
+# and 10 updates from 256 of them.
 PRESETS: dict[str, PPOConfig] = {
     "default": PPOConfig(),
+    "skills": PPOConfig(
+        core=NoneConfig(),
+        torso=TorsoConfig(1024, (), "relu", observe_action=False, observe_reward=False),
+        heads=MLPConfig((1024,), "relu"),
+        rollout_length=8,
+        epochs=5,
+        minibatches=2,
+        learning_rate=1e-4,
+        entropy_coef=0.01,
+    ),
     "popjaxrl": PPOConfig(
         core=S5Config(
             layers=4, state_size=256, blocks=1, c_init="lecun_normal", gate="full_glu", norm="none"

@@ -334,7 +334,8 @@ _SMALL = SACConfig(
 )
 
 # The defaults are those of the CORL and SB3 implementations; "small" and "small-s5" are ours, for
-# tasks the size of Pendulum.
+# tasks the size of Pendulum. "skills" is METRA's for choosing among continuous skills: an epoch has
+# 8 episodes of 8 decisions, and 50 updates.
 PRESETS: dict[str, SACConfig] = {
     "default": SACConfig(),
     "small": _SMALL,
@@ -343,5 +344,16 @@ PRESETS: dict[str, SACConfig] = {
         core=S5Config(layers=1, state_size=32),
         torso=TorsoConfig(width=64, hidden=()),
         experience=replace(_SMALL.experience, length=20, burn_in=4),
+    ),
+    "skills": SACConfig(
+        actor=MLPConfig((1024, 1024), "relu"),
+        critic=MLPConfig((1024, 1024), "relu"),
+        experience=ExperienceConfig(
+            num_envs=8, rollout_length=8, update_ratio=50 / 64, warmup=512, capacity=1_000_000
+        ),
+        learning_rate=1e-4,
+        critic_learning_rate=1e-4,
+        temperature_learning_rate=1e-4,
+        init_temperature=0.1,
     ),
 }

@@ -358,4 +358,5 @@ def presets(config: C, of_cheetah: SkillConfig = SIXTEEN) -> dict[str, C]:
         "halfcheetah": replace(config, skill=of_cheetah),
         "point": small(config),
         "point-s5": remembering(small(config)),
+        "point-pixels": small(config),
     }

@@ -64,8 +64,8 @@ def train(words: list[str]) -> None:
         run: Annotated[RunConfig, tyro.conf.arg(name="")]
         out: Path | None = None
         """Run directory; default runs/ENV-ALGO-CORE-SEED, with the dataset, where there is one, in
-        place of the environment, and -sim where there is a simulator. One that exists is
-        resumed."""
+        place of the environment, -sim where there is a simulator, and -skills where actions are
+        skills. One that exists is resumed."""
         quiet: bool = False
         """Whether to leave out the progress bar."""
 
@@ -113,6 +113,7 @@ def default_name(config: Any) -> str:
     """Return the name of the run directory that a configuration gets by default."""
     source = (config.dataset or config.env.id).replace(":", "-").replace("/", "-")
     source += "-sim" if config.simulated else ""
+    source += "-skills" if config.skills.run is not None else ""
     return f"{source}-{config.agent.name}-{config.agent.core.name}-{config.seed}"
 
 

@@ -79,6 +79,8 @@ class MjxEnvironment:
 
     name: str
     iterations: int | None = None
+    hurdles: tuple[float, ...] = ()
+    """Places of bars across the way; see `mjx_model.c_model`."""
 
     @property
     def task(self) -> Task:
@@ -91,7 +93,7 @@ class MjxEnvironment:
 
     @property
     def params(self) -> MjxParams:
-        model = mjx_model.c_model(self.task.xml, self.iterations)
+        model = self._c_model
         fields = {name: getattr(model, name) for name in MjxParams._fields[1:]}
         return jax.tree.map(real, MjxParams(model.opt.gravity, **fields))
 
@@ -180,10 +182,16 @@ class MjxEnvironment:
         carry = (start, state.qacc_warmstart)
         return jax.lax.fori_loop(0, self.task.frame_skip, advance, carry)
 
+    def places(self, state: MjxState) -> Float[Array, "nbody 3"]:
+        """Return where the bodies of a state are, in m."""
+        mjx, model, data = self._model()
+        with jax.default_matmul_precision("highest"):
+            return mjx.kinematics(model, data.replace(qpos=state.qpos)).xpos
+
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """What -1 and 1 stand for."""
-        low, high = mjx_model.c_model(self.task.xml, self.iterations).actuator_ctrlrange.T
+        low, high = self._c_model.actuator_ctrlrange.T
         return low, high
 
     def _control(self, action: Array) -> Array:
@@ -192,11 +200,16 @@ class MjxEnvironment:
 
     def _model(self) -> tuple[Any, Any, Any]:
         dtype = jnp.result_type(float).name
-        return mjx_model.mjx(), *mjx_model.on_device(self.task.xml, self.iterations, dtype)
+        found = mjx_model.on_device(self.task.xml, self.iterations, self.hurdles, dtype)
+        return mjx_model.mjx(), *found
+
+    @property
+    def _c_model(self) -> Any:
+        return mjx_model.c_model(self.task.xml, self.iterations, self.hurdles)
 
     @property
     def _seconds(self) -> float:
-        return mjx_model.c_model(self.task.xml, self.iterations).opt.timestep * self.task.frame_skip
+        return self._c_model.opt.timestep * self.task.frame_skip
 
 
 def make(env_id: str) -> MjxEnvironment:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib
 import io
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import numpy as np
 from jaxtyping import Array
 
 from rlssm.errors import UserError
+
+HURDLE = (0.1, 2.0, 0.1)  # m, along the way, across it, and in height
 
 
 def real(x: Any) -> Array:
@@ -59,22 +62,46 @@ def quiet_mujoco() -> Generator[None, None, None]:
 
 
 @functools.cache
-def c_model(xml: str, iterations: int | None) -> Any:
-    """Return MuJoCo's model of one of Gymnasium's files, not to be changed."""
+def c_model(xml: str, iterations: int | None, hurdles: tuple[float, ...] = ()) -> Any:
+    """Return MuJoCo's model of one of Gymnasium's files, not to be changed.
+
+    `hurdles` are places on the x-axis of bars across the way, `HURDLE` in size.
+    """
     import gymnasium
 
     path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / xml
     with quiet_mujoco():
-        model = c_mujoco().MjModel.from_xml_path(str(path))
+        model = _with_hurdles(path, hurdles)
     if iterations is not None:
         model.opt.iterations = model.opt.ls_iterations = iterations
     return model
 
 
+def _with_hurdles(path: Path, hurdles: tuple[float, ...]) -> Any:
+    """Return a file's model, with bars at some places if there are any."""
+    mujoco = c_mujoco()
+    if not hurdles:
+        return mujoco.MjModel.from_xml_path(str(path))
+    spec = mujoco.MjSpec.from_file(str(path))
+    for x in hurdles:
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=[x, 0, HURDLE[2] / 2],
+            size=[side / 2 for side in HURDLE],
+            contype=0,  # met by bodies alone, not by each other
+            conaffinity=1,
+        )
+    with warnings.catch_warnings():  # the file sets its total mass, which MuJoCo deprecates
+        warnings.simplefilter("ignore")
+        return spec.compile()
+
+
 @functools.cache
-def on_device(xml: str, iterations: int | None, dtype: str) -> tuple[Any, Any]:
+def on_device(
+    xml: str, iterations: int | None, hurdles: tuple[float, ...], dtype: str
+) -> tuple[Any, Any]:
     """Return MJX's model and the data of its initial state; `dtype` is what JAX is set to."""
-    model = c_model(xml, iterations)
+    model = c_model(xml, iterations, hurdles)
     with jax.ensure_compile_time_eval():  # cached values must not belong to one trace
         return mjx().put_model(model), mjx().make_data(model)
 

@@ -157,6 +157,17 @@ class PointWorld:
         """Lower left corners of the cells that are walls."""
         return np.empty((0, 2)) if self.layout is None else np.argwhere(_walls(self.layout)) * 1.0
 
+    def in_wall(self, x: Float[Array, "*any"], y: Float[Array, "*any"]) -> Bool[Array, "*any"]:
+        """Return whether places are in a wall; all that is outside a maze is."""
+        if self.layout is None:
+            return jnp.zeros(jnp.broadcast_shapes(x.shape, y.shape), bool)
+        walls = jnp.asarray(_walls(self.layout))
+        cells = [
+            jnp.clip(jnp.floor(p).astype(jnp.int32), 0, size - 1)
+            for p, size in zip((x, y), walls.shape, strict=True)
+        ]
+        return walls[cells[0], cells[1]]  # a maze's outermost cells are walls
+
     def _limited(self, action: Array) -> Array:
         if not self.round:
             return jnp.clip(action, -1.0, 1.0)

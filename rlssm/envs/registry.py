@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from rlssm.envs import (
     brax_env,
+    downstream,
     gymnasium_env,
     gymnax_env,
     locks,
     mjx_env,
     point_maze,
+    point_pixels,
     points,
     roaming,
     suites,
@@ -63,7 +65,10 @@ def _mjx(family: str) -> Family:
 
 FAMILIES: dict[str, Family] = {
     "memory": Family(tuple(MEMORY_TASKS), MEMORY_TASKS.__getitem__),
-    "point": Family(points.IDS, points.WORLDS.__getitem__),
+    "point": Family(
+        points.IDS + point_pixels.IDS, (points.WORLDS | point_pixels.WORLDS).__getitem__
+    ),
+    "downstream": Family(downstream.IDS, downstream.make),
     "lock": Family(locks.IDS, locks.make, locks.exists),
     "pointmaze": Family(point_maze.IDS, point_maze.make),
     "gymnax": Family(gymnax_env.IDS, gymnax_env.make),

@@ -13,6 +13,7 @@ from rlssm.envs.base import Environment
 from rlssm.envs.cards import CardGame
 from rlssm.envs.gymnax_env import GymnaxEnvironment
 from rlssm.envs.memory_chain import MemoryChain
+from rlssm.envs.point_pixels import PixelWorld
 from rlssm.envs.stateless import StatelessCartPole, StatelessPendulum
 from rlssm.envs.wrappers import HideObservation, ObservationNoise, TimeLimit
 from rlssm.errors import UserError, require
@@ -114,7 +115,7 @@ def _images(env: Environment, recording: Recording, drawing: Drawing) -> Iterato
 
 def _unwrap(env: Environment, states: Any) -> tuple[Any, Any]:
     """Return the innermost environment and the part of the states that belongs to it."""
-    while isinstance(env, HideObservation | ObservationNoise | TimeLimit):
+    while isinstance(env, HideObservation | ObservationNoise | TimeLimit | PixelWorld):
         if isinstance(env, TimeLimit) and states is not None:
             states = states.inner
         env = env.env

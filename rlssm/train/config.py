@@ -11,6 +11,7 @@ from rlssm.algorithms import AgentConfig
 from rlssm.algorithms.ppo import PPOConfig
 from rlssm.envs.registry import EnvConfig, SimulatorConfig
 from rlssm.errors import UserError, require, unknown_name
+from rlssm.train.hierarchy import SkillActionsConfig
 from rlssm.train.program import PhaseName, collected, wish_of
 from rlssm.types import Rollout, Windows
 
@@ -33,6 +34,8 @@ class RunConfig:
     """Offline dataset to learn from; made or downloaded if it is not there."""
     sim: SimulatorConfig = field(default_factory=SimulatorConfig)
     """An imperfect simulator to act in, while evaluations stay in `env`. As it is: none."""
+    skills: SkillActionsConfig = field(default_factory=SkillActionsConfig)
+    """Skills of another run to act by, each for some steps. As it is: none."""
     steps: int = 1_000_000
     """Steps to train for, per member, rounded up to whole rounds: environment steps, or, while
     only a dataset is learnt from, the updates that as many environment steps would bring."""
@@ -87,6 +90,9 @@ class RunConfig:
     def _check_sources(self) -> None:
         """Raise a `UserError` where the algorithm cannot learn from what it is given."""
         name, wish, offline = self.agent.name, wish_of(self.agent), self.offline_steps
+        if self.skills.run is not None:
+            require(self.dataset is None, "dataset", self.dataset, "left out: its actions are none "
+                    "of the skills")  # fmt: skip
         if isinstance(wish, Rollout) and wish.offline is None:
             require(self.dataset is None, "dataset", self.dataset, f"left out: {name} takes none")
         elif isinstance(wish, Rollout):

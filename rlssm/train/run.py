@@ -6,6 +6,7 @@ dataset.json       what the dataset is and what its episodes earned, in a run th
 metrics.jsonl      one row per log point, a value per member; TensorBoard files beside it
 evaluations.jsonl  one row per evaluation
 checkpoints/       the last ones and the best one
+skills/            the skills that are the actions, in a run that acts by them
 plots/             pictures
 result.json        scores of the last and the best weights; exists once the run is complete
 """
@@ -38,11 +39,12 @@ from rlssm.io import config as config_io
 from rlssm.io.checkpoint import Checkpoints
 from rlssm.io.logging import read_metric
 from rlssm.nn import normalizers
-from rlssm.train import datasets
+from rlssm.train import datasets, hierarchy
 from rlssm.train.actor import Actor
 from rlssm.train.adapting import own_suite
 from rlssm.train.config import RunConfig
 from rlssm.train.devices import make_mesh
+from rlssm.train.hierarchy import LearntSkills
 from rlssm.train.program import (
     LoopState,
     Program,
@@ -51,11 +53,12 @@ from rlssm.train.program import (
     unit_of,
     wish_of,
 )
-from rlssm.train.skills import read_skill, with_skill
+from rlssm.train.skills import read_skill, require_skills, with_skill
 from rlssm.types import Params, Policy, Rollout, Windows, zeros
 
 Which = int | Literal["last", "best"]  # a checkpoint: its steps, the newest, or the best
 RESULT = "result.json"
+SKILLS = "skills"  # the folder of the skills that are the actions
 AGENT = "agent"  # where a checkpoint of the loop's state has it
 PARAMS = f"{AGENT}/params"
 STARTS_AFRESH = ("opt_state", "hyper", "updates", "online_updates", "key")  # with init_from
@@ -103,11 +106,14 @@ class Run:
                 )
             run.loaded = dataset
             return run
-        _refuse(config, dataset)
+        learnt = _learnt_skills(config)
+        _refuse(config, dataset, learnt)
         config_io.make_directory(path)
         config_io.save_json(path / "environment.json", config_io.environment())
         if dataset is not None:
             config_io.save_json(path / "dataset.json", datasets.summary(dataset, config.env))
+        if learnt is not None:
+            learnt.save(path / SKILLS)
         config_io.save(path / "config.json", config)
         run = cls(path)
         run.loaded = dataset
@@ -118,11 +124,17 @@ class Run:
     @cached_property
     def env(self) -> Environment | Suite:
         """The environment, or the tasks, to evaluate in."""
-        return make(self.config.env)
+        return hierarchy.over(make(self.config.env), self.skills, self.config.skills.hold)
+
+    @cached_property
+    def skills(self) -> LearntSkills | None:
+        """The skills that are the actions, in a run that acts by some."""
+        acts_by_them = self.config.skills.run is not None
+        return LearntSkills.load(self.path / SKILLS) if acts_by_them else None
 
     @cached_property
     def program(self) -> Program:
-        env = make(self.config.acting)
+        env = hierarchy.over(make(self.config.acting), self.skills, self.config.skills.hold)
         return make_program(self.config.agent, env, online=self.config.online)
 
     @cached_property
@@ -459,15 +471,30 @@ def _as_seen(config: RunConfig, dataset: OfflineDataset) -> OfflineDataset:
     return with_hidden(dataset, config.env.hide) if config.env.hide else dataset
 
 
-def _refuse(config: RunConfig, dataset: OfflineDataset | None) -> None:
+def _learnt_skills(config: RunConfig) -> LearntSkills | None:
+    """Return the skills that a run is to act by, from the run that learnt them."""
+    chosen = config.skills
+    if chosen.run is None:
+        return None
+    source = Run(chosen.run)
+    require_skills(source.config.agent)
+    if source.config.skills.run is not None:
+        raise UserError(f"skills.run {source.path} acts by skills itself; name one that does not")
+    which: Which = "last" if chosen.checkpoint is None else chosen.checkpoint
+    weights = jax.device_get(source.member_params(which, chosen.member))
+    return LearntSkills(source.config.agent, source.config.env, weights)
+
+
+def _refuse(config: RunConfig, dataset: OfflineDataset | None, learnt: LearntSkills | None) -> None:
     """Raise a `UserError` for a run that cannot start, before anything of it is written."""
     _refuse_tasks(config)
-    env, agent = make(config.env), config.agent
+    hold = config.skills.hold
+    env, agent = hierarchy.over(make(config.env), learnt, hold), config.agent
     if dataset is not None:
         datasets.check_fits(_as_seen(config, dataset).info, env)
         require(config.env.noise == 0, "env.noise", config.env.noise,
                 "0 with a dataset, which it would not reach")  # fmt: skip
-    simulator = make(config.acting)
+    simulator = hierarchy.over(make(config.acting), learnt, hold)
     for name in ("obs", "action"):
         ours, theirs = getattr(simulator.spec, name), getattr(env.spec, name)
         require(ours == theirs, f"the {name} space of sim.env", ours, f"that of env, {theirs}")
@@ -508,11 +535,15 @@ def _refuse_tasks(config: RunConfig) -> None:
         )
     if is_suite(config.env.id) and config.simulated:
         raise UserError("sim has no use with a suite of tasks; leave it out")
+    if is_suite(config.env.id) and config.skills.run is not None:
+        raise UserError("skills has no use with a suite of tasks; leave it out")
 
 
 def describe(config: RunConfig) -> str:
     """Return what a run is about, in a few words."""
     where = config.env.id if config.dataset is None else f"{config.dataset} in {config.env.id}"
+    if config.skills.run is not None:
+        where += f" by the skills of {Path(config.skills.run).name}"
     if config.simulated:
         where += f" with {in_words(config.sim)}"
     return f"{where}: {config.agent.name}, {config.agent.core.name}"

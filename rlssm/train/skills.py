@@ -97,7 +97,12 @@ def read_skill(config: Any, text: str) -> Float[Array, " K"]:
     return skills.unit(jnp.asarray(numbers)) if kind == "sphere" else jnp.asarray(numbers)
 
 
-def _module(config: Any) -> ModuleType:
+def require_skills(config: Any) -> None:
+    """Raise a `UserError` where an algorithm learns no skills."""
     if not isinstance(config, SkilledConfig):
         raise UserError(f"{config.name} learns no skills")
+
+
+def _module(config: Any) -> ModuleType:
+    require_skills(config)
     return ALGORITHMS[config.name]

@@ -1,11 +1,15 @@
 """METRA on the point mass: training of several seeds at once, and what its skills are worth.
 
 `python tests/algorithms/point_skills.py` measures ten seeds, five fresh ones and these under every
-variant that is broken on purpose, and writes `results/metra/point.json`.
+variant that is broken on purpose, and writes `results/metra/point.json`. With `variants` behind it
+trains twenty seeds under each of `VARIANTS`, changes that may keep skills apart, and writes
+`results/metra/point-variants.json`: how many seeds met every bound, and how far apart the final
+directions of neighbouring skills are at most.
 """
 
 import json
 import os
+import sys
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rlssm.algorithms import metra
+from rlssm.envs.point_pixels import PixelWorld
 from rlssm.envs.points import PointWorld
 from rlssm.evaluation.skills import judge as judge_skills
 from rlssm.nn import skills
@@ -28,6 +33,8 @@ ROUNDS = 40  # of 400 steps and 50 updates
 FITTED, FRESH = range(10), range(200, 205)
 ENV = PointWorld()
 CONFIG = metra.PRESETS["point"]
+PIXELS, PIXELS_CONFIG = PixelWorld(ENV), metra.PRESETS["point-pixels"]
+PIXELS_ROUNDS = 40
 
 # Those of another program, from two seeds, but for the queue: of twenty seeds from 0 on, eighteen,
 # whose skills spread, visited 985 cells lately or more, and two, whose skills merged, 495 at most.
@@ -56,12 +63,21 @@ def train(config=CONFIG, seeds=FRESH, rounds=ROUNDS, env=ENV, phase="online"):
 def judge(state, metrics, config=CONFIG, env=ENV):
     """Return what the skills of each seed are worth, a dict per seed."""
     policy = skill_policy(config, env.spec)
-    rows = judge_skills(env, policy, state.agent.params, jax.random.key(7)).measures
+    judged = judge_skills(env, policy, state.agent.params, jax.random.key(7))
+    rows = judged.measures
     for seed, row in enumerate(rows):
+        row["gap"] = gap(judged.roamed.position[seed])
         row["queue"] = int(metrics["coverage/queue"][seed])
         if hasattr(state.agent, "log_multiplier"):
             row["multiplier"] = float(jnp.exp(state.agent.log_multiplier[seed]))
     return rows
+
+
+def gap(position):
+    """Return the largest angle between neighbouring ways `[T + 1, N, 2]` at their end, degrees."""
+    x, y = (position[-1] - position[0]).T
+    angle = np.sort(np.arctan2(y, x))
+    return float(np.degrees(np.diff(angle, append=angle[0] + 2 * np.pi).max()))
 
 
 def missed(row, bounds):
@@ -143,5 +159,43 @@ def main():
         FILE.write_text(json.dumps(found, indent=1) + "\n")
 
 
+# --- What may keep skills apart ---------------------------------------------------------------
+
+
+def _with(**changes):
+    return replace(CONFIG, **changes)
+
+
+VARIANTS = {
+    "preset": CONFIG,
+    "actor tanh": _with(actor=replace(CONFIG.actor, activation="tanh")),
+    "actor 256": _with(actor=replace(CONFIG.actor, hidden=(256, 256))),
+    "critics with LayerNorm": _with(critic=replace(CONFIG.critic, layer_norm=True)),
+    "critics 256": _with(critic=replace(CONFIG.critic, hidden=(256, 256))),
+    "discount 0.95": _with(discount=0.95),
+    "discount 0.9": _with(discount=0.9),
+    "polyak 0.02": _with(polyak=0.02),
+    "temperature from 0.3": _with(init_temperature=0.3),
+    "representation 1e-3": _with(representation_learning_rate=1e-3),
+    "actor 1e-3": _with(learning_rate=1e-3),
+    "resampled at 0.01": _with(skill=replace(CONFIG.skill, resample=0.01)),
+    "resampled at 0.02": _with(skill=replace(CONFIG.skill, resample=0.02)),
+    "resampled at 0.04": _with(skill=replace(CONFIG.skill, resample=0.04)),
+}
+
+
+def variants(seeds=range(20)):
+    """Measure what may keep skills apart, on seeds that no bound is accepted by."""
+    found = {}
+    for name, config in VARIANTS.items():
+        rows = judge(*train(config, seeds), config)
+        met = sum(not missed(row, BOUNDS) for row in rows)
+        goals = sum("hit_1" in missed(row, BOUNDS) for row in rows)
+        mean = {x: float(np.mean([row[x] for row in rows])) for x in ("gap", "distance", "queue")}
+        found[name] = {"met": met, "goals_missed": goals, "of": len(rows), **mean, "rows": rows}
+        print(name, {k: v for k, v in found[name].items() if k != "rows"}, flush=True)
+        FILE.with_name("point-variants.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    main()
+    variants() if "variants" in sys.argv[1:] else main()

@@ -83,3 +83,32 @@ def test_mistakes_end_in_a_sentence(found, trained):
     assert mistake("skills", path, "--count", 0) == "count must be at least 1, got 0"
     assert mistake("skills", path, "--member", 2) == "member must be from 0 to 1, got 2"
     assert "mode" in mistake("skills", path, "--mode", "lost")
+
+
+def test_actions_that_cannot_be_skills_are_refused_in_a_sentence(found, trained, tmp_path):
+    path, _ = found
+    words = ("train", "sac", "--env", "downstream/plane-goal", "--out", tmp_path / "run")
+    assert mistake(*words, "--skills.run", trained) == "ppo learns no skills"
+    said = mistake(*words, "--skills.run", path, "--skills.member", 2)
+    assert said == "member must be from 0 to 1, got 2"
+    said = mistake(*words, "--skills.run", path, "--skills.hold", 0)
+    assert said.startswith("skills.hold must be at least 1, got 0")
+    said = mistake(*words, "--skills.hold", 5)
+    assert said.startswith("skills.run is missing; name the run whose skills are to be followed")
+    pixels = ("train", "sac", "--env", "downstream/plane-goal-pixels", "--out", tmp_path / "run")
+    said = mistake(*pixels, "--skills.run", path)
+    assert said.startswith("skills.run learnt in point/plane, where observations are Box(shape=(2,")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_agent_acts_by_skills_from_the_command_line(found, tmp_path):
+    path, _ = found
+    done = rlssm(
+        "train", "sac", "--env", "downstream/plane-goal", "--env.time-limit", "6", "--preset",
+        "small", "--skills.run", path, "--skills.hold", "3", "--steps", "12", "--log-every", "6",
+        "--experience.warmup", "4", "--experience.batch", "8", "--eval-episodes", "2",
+        "--final-episodes", "2", "--out", tmp_path / "run", "--quiet",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert rlssm("evaluate", tmp_path / "run", "--episodes", 2).code == 0

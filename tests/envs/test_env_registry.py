@@ -20,8 +20,8 @@ from rlssm.errors import UserError
 def test_names_are_grouped_and_can_be_made():
     families = names()
     assert list(families) == [
-        "memory", "point", "lock", "pointmaze", "gymnax", "gymnasium", "mjx", "mjx-fast", "tasks",
-        "brax",
+        "memory", "point", "downstream", "lock", "pointmaze", "gymnax", "gymnasium", "mjx",
+        "mjx-fast", "tasks", "brax",
     ]  # fmt: skip
     assert len(families["gymnax"]) == 26
     assert "gym/HalfCheetah-v5" in families["gymnasium"] and "brax/ant" in families["brax"]

@@ -36,6 +36,7 @@ from rlssm.world_models.cases import (
     outcomes_of,
     own_observables,
 )
+from rlssm.world_models.deeds import needing
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.fitting import Fit, fit
 from rlssm.world_models.guards import (
@@ -101,16 +102,18 @@ def synthesise(
 
 
 def with_analogies(record: Record, fitted: Fit, progress: Progress) -> Fit:
-    """Return a model with laws by analogy, all fitted; see `analogies` for what they are worth."""
-    known = fitted.model.laws
+    """Return a model whose laws ask what their deeds need, with laws by analogy, all fitted.
+
+    See `deeds` and `analogies` for what these are worth.
+    """
+    known = needing(record, fitted.model.laws)
     further = analogies(record, known)
-    if not further.laws:
-        return fitted
     laws = named(record.world, [*known, *further.laws])
+    more = sum(one != other for one, other in zip(known, fitted.model.laws, strict=True))
     fitted = fit(record, laws, trust=further.trust, start=fitted.model.weights)
     progress(
-        f"{len(further.laws)} laws by analogy; of those that could be tested "
-        f"{further.confirmed} were right, {further.refuted} wrong"
+        f"{more} laws ask for what their deed needs; {len(further.laws)} laws by analogy; of those "
+        f"that could be tested {further.confirmed} were right, {further.refuted} wrong"
     )
     return fitted
 

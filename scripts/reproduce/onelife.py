@@ -58,13 +58,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="processes that learn and evaluate")
     parser.add_argument("--out", type=Path, default=Path("results/onelife"))
+    parser.add_argument("--summary", default="learned.json", help="file of the means over lives")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     lives = all_lives(args.lives, args.steps, args.trials, args.out, args.workers)
     for life in lives:
         print(line(life))
     summary = summarise(lives)
-    (args.out / "learned.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (args.out / args.summary).write_text(json.dumps(summary, indent=1) + "\n")
     for name, figures in summary["contenders"].items():
         for which in ("full", "failure"):
             shown = "   ".join(spoken(m, figures[f"seven {which}"][m]) for m in METRICS[:4])

@@ -46,7 +46,8 @@ SCENARIOS = chosen("all")
 EIGHTH = [number for number, s in enumerate(SCENARIOS) if s.name.startswith("place_")]
 LONGEST_FIRST = sorted(range(len(SCENARIOS)), key=lambda number: -SCENARIOS[number].steps)
 
-Job, Done = TypeVar("Job"), TypeVar("Done")
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 Found: TypeAlias = dict[str, Any]  # the figures of a life
 Rows: TypeAlias = dict[str, dict[str, list[Row]]]  # by choice of mutators and contender
 

@@ -300,7 +300,7 @@ class _TileKeys(Sequence[Key]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> Key:  # ty: ignore[invalid-method-override]: no slices
+    def __getitem__(self, index: int) -> Key:  # ty: ignore[incompatible-method-override]: no slices
         return Key("tile", self._places[index], self._attribute)
 
 

@@ -256,7 +256,7 @@ def test_a_guard_asked_before_is_written_down_once():
 
 @pytest.mark.slow
 def test_a_life_is_better_explained_than_by_nothing():
-    """About five minutes on two busy cores."""
+    """About twenty seconds on a busy core."""
     record = Record(CrafterView(), live(9, steps=600))
     model = synthesise(record).model
     held_out = Record(CrafterView(), live(109, steps=300))

@@ -8,42 +8,29 @@ the deed gives laws of another deed, where
 * something that comes of the deed is called by the word too, and is still known under the other;
 * nothing is said yet of that deed and effect, and what was seen does not speak against it.
 
-A deed's effects come about together: each takes over what the others need to be at hand or held,
-and what is used up must be held; under the new name and, to be careful, under the old one. Nothing
-in a record speaks for the laws of a deed that was never done, so they are kept apart from those
-that the record pays for, and trusted as far as analogies were right where they could be tested.
+A deed's effects come about together, and take over what the deed needs (`deeds`): under the new
+name and, to be careful, under the old one. Nothing in a record speaks for the laws of a deed that
+was never done, so they are kept apart from those that the record pays for, and trusted as far as
+analogies were right where they could be tested.
 
 Source: ours. In One Life to Learn (arXiv 2510.12088) a language model writes the laws and knows
 what the names mean; here the names are all there is.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from rlssm.errors import UserError
-from rlssm.world_models.cases import VITAL
-from rlssm.world_models.laws import Add, Law, Outcome, Read, Set, Step, Test, check_law
+from rlssm.world_models.deeds import NEEDS, Deed, asks, deeds, needs_of, outcome
+from rlssm.world_models.laws import Law, Outcome, Read, Set, Step, Test, check_law
 from rlssm.world_models.object_view import Choices, Value, World
 from rlssm.world_models.record import Record
 
 SOURCE = "analogy"
 ROUNDS = 2  # an analogy of an analogy is the farthest
-FACED = ("target.material", "target.object")
-NEEDS = ("near.", "player.inventory.")  # but for vitals
 ASKED = (*NEEDS, "target.", "self.", "player.sleeping")  # the rest of a guard is not carried over
-
-
-class Deed(NamedTuple):
-    """An action on something: whose, which, and the tests of what is in front."""
-
-    scope: str
-    action: str
-    faced: frozenset[Test]
 
 
 class Analogies(NamedTuple):
@@ -70,7 +57,7 @@ def analogies(record: Record, laws: Sequence[Law]) -> Analogies:
         for law in _translations(record.world, [*laws, *found]):
             if law in tested:
                 continue
-            right, wrong = _outcome(record, law)
+            right, wrong = outcome(record, law)
             if right + wrong:
                 tested[law] = right > wrong
             if tested.get(law, True) and not any(_spoken_of(law, old) for old in (*laws, *found)):
@@ -78,58 +65,13 @@ def analogies(record: Record, laws: Sequence[Law]) -> Analogies:
     return Analogies(found, sum(tested.values()), sum(not held for held in tested.values()))
 
 
-# --- Deeds ------------------------------------------------------------------------------------
-
-
-def _deeds(laws: Sequence[Law]) -> dict[Deed, list[Law]]:
-    """Return the laws of each deed that takes one action, where they leave nothing to chance."""
-    deeds: dict[Deed, list[Law]] = defaultdict(list)
-    for law in laws:
-        if law.actions is not None and len(law.actions) == len(law.outcomes) == 1:
-            (action,) = law.actions
-            faced = frozenset(t for t in law.tests if t.feature in FACED and t.comparison == "==")
-            deeds[Deed(law.scope, action, faced)].append(law)
-    return deeds
-
-
-def _asked(test: Test, about: tuple[str, ...]) -> bool:
-    return test.feature.startswith(about) and not test.feature.startswith(VITAL)
-
-
-def _needs(action: str, own: Sequence[Law], laws: Sequence[Law]) -> dict[str, Test]:
-    """Return what has to be at hand or held for a deed, by feature; `own` are the deed's laws."""
-    needs = {
-        test.feature: test
-        for law in own
-        for test in law.tests
-        if _asked(test, NEEDS) and (test.comparison == ">=" or test.value is True)
-    }
-    for law in laws:
-        feature, used = f"player.{law.observable.attribute}", _used(law)
-        if used and action in (law.actions or ()) and _asked(Test(feature, ">=", used), NEEDS):
-            needs.setdefault(feature, Test(feature, ">=", used))
-    return needs
-
-
-def _used(law: Law) -> float:
-    """Return how much of what a law speaks about goes away for certain; 1 if all of it."""
-    if len(law.outcomes) != 1:
-        return 0
-    match law.outcomes[0].term:
-        case Add(amount) if amount < 0:
-            return -amount
-        case Set(value) if value == 0 and not isinstance(value, bool):
-            return 1
-    return 0
-
-
 # --- Translation ------------------------------------------------------------------------------
 
 
 def _translations(world: World, laws: Sequence[Law]) -> Iterator[Law]:
     """Yield the laws of other deeds, named as those of a deed are but for one word."""
-    for deed, own in _deeds(laws).items():
-        needs = _needs(deed.action, own, laws)
+    for deed, own in deeds(laws).items():
+        needs = needs_of(deed.action, own, laws)
         _, *words = _words(deed.action)
         words += [word for test in deed.faced for word in _words(str(test.value))]
         for word in dict.fromkeys(words):
@@ -143,7 +85,7 @@ def _translated(
 ) -> list[Law]:
     found, alike = [], False
     for law in laws:
-        kept = {t.feature: t for t in law.tests if _asked(t, ASKED)}
+        kept = {t.feature: t for t in law.tests if asks(t, ASKED)}
         renamed = _rename(replace(law, tests=tuple((kept | needs).values())), word, other)
         # Another deed is taken to need what its model needs, beside what it is named for.
         asked = {t.feature: t for t in renamed.tests}
@@ -235,18 +177,3 @@ def _exclude(one: Test, other: Test) -> bool:
     if signs == {"=="}:
         return one.value != other.value
     return signs == {"==", "!="} and one.value == other.value
-
-
-def _outcome(record: Record, law: Law) -> tuple[int, int]:
-    """Return how often a law was right in a record, and wrong."""
-    right = wrong = 0
-    for (t, key), (vote, *_) in record.votes([law]).items():
-        scene = record.scenes[t]
-        old = scene.old(key)
-        value = record.changes[t].values.get(key, old)
-        said = vote.values
-        if law.adds and not record.world.reference:
-            said = tuple(scene.clamp(key, float(old) + float(a)) for a in vote.values)  # ty: ignore[invalid-argument-type]: laws add to numbers alone
-        hit = bool(np.any([value == one for one in said]))
-        right, wrong = right + hit, wrong + (not hit)
-    return right, wrong

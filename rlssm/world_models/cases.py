@@ -7,7 +7,7 @@ all tests that tell cases apart, as a matrix of answers.
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -78,6 +78,7 @@ class Questions:
 
     def __init__(self, record: Record, scope: str) -> None:
         self.asked: list[Question] = []
+        self._prices: dict[frozenset[str], np.ndarray] = {}
         answers = []
         transition = record.rows(scope).transition
         for actions in action_sets(record):
@@ -85,8 +86,7 @@ class Questions:
             self._ask(answers, Question(None, actions), chosen)
         for feature, domain in record.world.scopes[scope].features.items():
             if not feature.startswith(NOT_ASKED):
-                column = record.column(scope, feature)
-                for test in tests_of(feature, domain, column):
+                for test in tests_of(feature, domain, record.coded(scope, feature)[1]):
                     self._ask(answers, Question(test), record.truth(scope, test))
         self.answers = np.array(answers, bool).reshape(len(self.asked), len(transition))
         features = {question.test.feature for question in self.asked if question.test}
@@ -121,7 +121,10 @@ class Questions:
 
     def prices(self, about: Set[str]) -> Float[np.ndarray, " Q"]:
         """Return the bits of every question, in a law about things of these names."""
-        return np.array([self.price(question, about) for question in self.asked])
+        known = frozenset(about)
+        if known not in self._prices:
+            self._prices[known] = np.array([self.price(q, known) for q in self.asked])
+        return self._prices[known]
 
     def feature_bits(self, feature: str) -> float:
         """Return the bits that it takes to name a feature and a value of it."""
@@ -163,9 +166,9 @@ def action_sets(record: Record) -> list[frozenset[str]]:
     return [*(frozenset({action}) for action in used), *groups]
 
 
-def tests_of(feature: str, domain: Domain, column: np.ndarray) -> list[Test]:
+def tests_of(feature: str, domain: Domain, values: Iterable[Value | None]) -> list[Test]:
     """Return the tests of a feature that its values give reason for."""
-    seen = sorted({value for value in column if value is not None}, key=lambda v: (str(type(v)), v))
+    seen = sorted({value for value in values if value is not None}, key=lambda v: (str(type(v)), v))
     if domain == BOOLEAN:
         return [Test(feature, "==", value) for value in (False, True)]
     if isinstance(domain, Choices):
@@ -189,35 +192,68 @@ class Items:
       number: the index of each (transition, key).
       old, value: before and after.
       domain: of each.
+      size: of each domain.
+      changed: whether the value is another than before.
+      family: the index of its family in `families`.
       log_prob: how probable what was seen is, so far.
       expected: of numbers, what the laws so far make of them.
       explained: whether any law speaks about it.
       settled: of numbers, whether the laws so far come to what was seen.
-      family: the index of its family in `families`.
     """
 
     number: dict[tuple[int, Key], int]
     old: list[Value]
     value: list[Value]
-    size: list[int]
     domain: list[Domain]
-    log_prob: np.ndarray
-    expected: np.ndarray
-    explained: np.ndarray
-    settled: np.ndarray
-    family: np.ndarray
+    size: Float[np.ndarray, " I"]
+    changed: Bool[np.ndarray, " I"]
+    family: Int[np.ndarray, " I"]
     families: tuple[str, ...]
+    log_prob: Float[np.ndarray, " I"]
+    expected: Float[np.ndarray, " I"]
+    explained: Bool[np.ndarray, " I"]
+    settled: Bool[np.ndarray, " I"]
 
     @staticmethod
-    def none() -> "Items":
-        """Return a table without items."""
-        empty = np.zeros(0)
-        no = empty.astype(bool)
-        return Items({}, [], [], [], [], empty, empty, no, no, empty.astype(int), ())
+    def of(record: Record, number: dict[tuple[int, Key], int]) -> "Items":
+        """Return the table of some keys, numbered from 0, with nothing explained."""
+        old, value, domain = [], [], []
+        families: dict[str, int] = {}
+        family = []
+        for t, key in number:
+            before = record.scenes[t].old(key)
+            old.append(before)
+            value.append(record.changes[t].values.get(key, before))
+            domain.append(record.scenes[t].domain(key))
+            family.append(families.setdefault(key.family, len(families)))
+        expected = [
+            number_of(v) if isinstance(d, Numbers) else 0.0
+            for v, d in zip(old, domain, strict=True)
+        ]
+        return Items(
+            number,
+            old,
+            value,
+            domain,
+            size=np.array([d.size for d in domain], float),
+            changed=np.array([a != b for a, b in zip(old, value, strict=True)], bool),
+            family=np.array(family, np.int64),
+            families=tuple(families),
+            log_prob=np.zeros(len(old)),
+            expected=np.array(expected, float),
+            explained=np.zeros(len(old), bool),
+            settled=np.zeros(len(old), bool),
+        )
 
-    @cached_property
-    def changed(self) -> Bool[np.ndarray, " I"]:
-        return np.array([a != b for a, b in zip(self.old, self.value, strict=True)], bool)
+    def anew(self) -> "Items":
+        """Return the table once more, to be explained apart from this one."""
+        return replace(
+            self,
+            log_prob=self.log_prob.copy(),
+            expected=self.expected.copy(),
+            explained=self.explained.copy(),
+            settled=self.settled.copy(),
+        )
 
 
 @dataclass

@@ -9,19 +9,21 @@ Source: One Life to Learn (arXiv 2510.12088), released code, for all but `consta
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from rlssm.errors import require
 from rlssm.world_models.crafter import transition
 from rlssm.world_models.fidelity import same
-from rlssm.world_models.likelihood import Model, predict, sample, score_each
-from rlssm.world_models.object_view import Key
+from rlssm.world_models.likelihood import Distribution, Model, predict, score_predicted
+from rlssm.world_models.object_view import Key, Scene
 from rlssm.world_models.schema import DIRECTIONS, MATERIALS, MAX_ITEM, Player, WorldState, chunk_of
 
 UNFITTED_WEIGHT = 0.5  # where fitting starts
 _UNEXPECTED = -5.0  # the published score of any change, by who expects none
+
+Predicted: TypeAlias = dict[Key, Distribution]
 
 
 class Contender(NamedTuple):
@@ -34,11 +36,30 @@ class Contender(NamedTuple):
 
 def of_model(model: Model, name: str = "laws") -> Contender:
     """Return a law model as a contender."""
-    return Contender(
-        name,
-        lambda state, action, rng: sample(model, state, action, rng),
-        lambda state, action, afters: [s.total for s in score_each(model, state, action, afters)],
-    )
+    foresee = _foreseeing(model)
+
+    def draw(state: WorldState, action: str, rng: np.random.Generator) -> WorldState:
+        scene, predicted = foresee(state, action)
+        return model.world.apply(scene, {k: dist.sample(rng) for k, dist in predicted.items()})
+
+    def scores(state: WorldState, action: str, afters: Sequence[WorldState]) -> list[float]:
+        foreseen = foresee(state, action)
+        return [score_predicted(model, *foreseen, after).total for after in afters]
+
+    return Contender(name, draw, scores)
+
+
+def _foreseeing(model: Model) -> Callable[[WorldState, str], tuple[Scene, Predicted]]:
+    """Return what predicts a step with a model; asked again of the same one, it remembers."""
+    known: list[tuple[WorldState, str, tuple[Scene, Predicted]]] = []
+
+    def foresee(state: WorldState, action: str) -> tuple[Scene, Predicted]:
+        if not known or known[0][0] is not state or known[0][1] != action:
+            scene = model.world.scene(state, action)
+            known[:] = [(state, action, (scene, predict(model, scene)))]
+        return known[0][2]
+
+    return foresee
 
 
 def unfitted(model: Model) -> Contender:
@@ -56,14 +77,16 @@ def poe_world(model: Model) -> Contender:
       UserError: if the model does not have the reference reading.
     """
     require(model.world.reference, "reference", model.world.reference, "True for PoE-World")
+    foresee = _foreseeing(model)
 
     def draw(state: WorldState, action: str, rng: np.random.Generator) -> WorldState:
-        scene = model.world.scene(state, action)
-        drawn = {k: d.sample(rng) for k, d in predict(model, scene).items() if seen_by_poe(k)}
+        scene, predicted = foresee(state, action)
+        drawn = {k: dist.sample(rng) for k, dist in predicted.items() if seen_by_poe(k)}
         return model.world.apply(scene, drawn)
 
     def scores(state: WorldState, action: str, afters: Sequence[WorldState]) -> list[float]:
-        each = score_each(model, state, action, afters)
+        foreseen = foresee(state, action)
+        each = [score_predicted(model, *foreseen, after) for after in afters]
         return [sum(p for k, p in s.explained.items() if seen_by_poe(k)) for s in each]
 
     return Contender("PoE-World", draw, scores)

@@ -200,7 +200,7 @@ class CrafterScene:
         if of.endswith(" tiles"):
             places = self._tiles(self._chunk(binding), of.removesuffix(" tiles"))
             places = [place for place in places if place not in self.occupants]
-            return [] if self.reference else [Key("tile", place, attribute) for place in places]
+            return [] if self.reference else _TileKeys(places, attribute)
         if of in ("self", "player"):
             entity = self.player if of == "player" else _entity(binding)
             return self._entity_keys(entity, attribute)
@@ -289,6 +289,19 @@ class CrafterScene:
 
     def _count(self, kind: str) -> int:
         return sum(entity.kind == kind for entity in self.state.objects)
+
+
+class _TileKeys(Sequence[Key]):
+    """One attribute of many tiles: keys are made when asked for, which most never are."""
+
+    def __init__(self, places: Sequence[Position], attribute: str) -> None:
+        self._places, self._attribute = places, attribute
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Key:  # ty: ignore[incompatible-method-override]: no slices
+        return Key("tile", self._places[index], self._attribute)
 
 
 def reference_attributes(kind: str) -> tuple[str, ...]:

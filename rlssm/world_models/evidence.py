@@ -22,49 +22,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import Float, Int
 from scipy.signal import fftconvolve
 
 from rlssm.errors import UserError
+from rlssm.world_models.item_arrays import Factor, Item, ItemArrays, Part, Saying, Way, parts
 from rlssm.world_models.laws import Law, Vote
-from rlssm.world_models.likelihood import LEAST_SCORE, NO_LAWS, NOISE, PERSISTENCE, UNEXPLAINED
+from rlssm.world_models.likelihood import NO_LAWS, PERSISTENCE, UNEXPLAINED
 from rlssm.world_models.object_view import Displacements, Domain, Key, Numbers, Value, number_of
 from rlssm.world_models.record import Record, Votes
 
 MAX_WAYS = 100_000  # combinations of amounts in one item
-
-
-class Saying(NamedTuple):
-    """The score a law gives a value: by which of its outcomes, and what is added."""
-
-    law: int
-    outcomes: tuple[int, ...]
-    offset: float
-
-
-class Factor(NamedTuple):
-    """Values that are named, each by some sayings (by index), and how many are not."""
-
-    entries: tuple[tuple[int, ...], ...]
-    rest: int
-
-
-class Way(NamedTuple):
-    """One way to the observed value: entries (factor, index), and how often."""
-
-    entries: tuple[tuple[int, int], ...]
-    times: float
-
-
-class Item(NamedTuple):
-    """One observed value, whatever its key: all that its probability depends on."""
-
-    factors: tuple[Factor, ...]
-    ways: tuple[Way, ...]
 
 
 @dataclass(frozen=True)
@@ -110,54 +80,55 @@ class Evidence:
     Attributes:
       laws: the laws; weights and logits of every function below are in their order.
       items: the distinct items; `count` says how often each occurs.
-      where: rows (transition, item); `keys` are the transition and observable of each.
+      where: rows (transition, item); `keys` are the transition and observable of each, and `times`
+        for how many observables it stands.
       impossible: the transitions, one for each observed value outside its domain.
     """
 
-    def __init__(self, record: Record, laws: Sequence[Law], votes: Votes | None = None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        laws: Sequence[Law],
+        votes: Votes | None = None,
+        times: Mapping[tuple[int, Key], int] | None = None,
+    ) -> None:
         self.laws = tuple(laws)
         self.reference = record.world.reference
         self.size = len(record)
         self.sayings: dict[Saying, int] = {}
         self.keys: list[tuple[int, Key]] = []
-        votes = record.votes(laws) if votes is None else votes
+        if votes is None:
+            votes, times = record.gathered(laws)
         items: dict[Item, int] = {}
         where, impossible = [], []
-        looks: dict[tuple, Item | None] = {}
+        looks: dict[tuple, int] = {}
         for (t, key), said in votes.items():
-            scene = record.scenes[t]
-            observed = record.changes[t].values.get(key, scene.old(key))
-            domain, old = scene.domain(key), scene.old(key)
-            # Domains of one kind are the same object, but where they depend on where one stands.
-            like = domain if isinstance(domain, Displacements) else id(domain)
-            look = like, type(old), old, observed, tuple(said)
-            if look not in looks:
-                looks[look] = self._item(domain, old, observed, said)
-            item = looks[look]
-            if item is None:
+            look, (domain, old, observed) = look_at(record, t, key, said)
+            number = looks.get(look, -1)
+            if number < 0 and domain.contains(observed):
+                item = self._item(domain, old, observed, said)
+                number = looks[look] = items.setdefault(item, len(items))
+            if number < 0:
                 impossible.append(t)
             else:
-                where.append((t, items.setdefault(item, len(items))))
+                where.append((t, number))
                 self.keys.append((t, key))
         self.items = tuple(items)
         self.where = np.array(where, np.int64).reshape(-1, 2)
         self.impossible = np.array(impossible, np.int64)
-        self.count = np.bincount(self.where[:, 1], minlength=len(items)).astype(float)
-        self._record, self._votes = record, votes
-        self._compile()
+        self.times = np.array([times.get(key, 1) for key in self.keys] if times else 1.0, float)
+        self.times = np.broadcast_to(self.times, len(self.where))
+        self.count = np.bincount(self.where[:, 1], self.times, len(items))
+        self._record, self._votes, self._gathered = record, votes, times or {}
 
     @cached_property
     def unspoken(self) -> Unspoken:
         """What no law speaks about."""
-        return _unspoken(self._record, self._votes)
+        return _unspoken(self._record, self._votes, self._gathered)
 
     # --- Items --------------------------------------------------------------------------------
 
-    def _item(
-        self, domain: Domain, old: Value, observed: Value, votes: Sequence[Vote]
-    ) -> Item | None:
-        if not domain.contains(observed):
-            return None
+    def _item(self, domain: Domain, old: Value, observed: Value, votes: Sequence[Vote]) -> Item:
         adding = [not self.reference and self.laws[vote.law].adds for vote in votes]
         named = self._named([v for v, add in zip(votes, adding, strict=True) if not add])
         named = {value: said for value, said in named.items() if domain.contains(value)}
@@ -196,51 +167,34 @@ class Evidence:
 
     # --- Arrays -------------------------------------------------------------------------------
 
-    def _compile(self) -> None:
-        rest: list[float] = []
-        says: list[tuple[int, int]] = []  # entry, saying
-        factor_starts, factor_items, way_starts, times = [], [], [], []
-        way_entries: list[tuple[int, int]] = []  # way, entry
-        for number, item in enumerate(self.items):
-            first = []
-            for factor in item.factors:
-                factor_starts.append(len(rest))
-                factor_items.append(number)
-                rest.append(math.log(factor.rest) if factor.rest else -math.inf)
-                first.append(len(rest))
-                for said in factor.entries:
-                    says += [(len(rest), saying) for saying in said]
-                    rest.append(0.0)
-            way_starts.append(len(times))
-            for way in item.ways:
-                way_entries += [(len(times), first[f] + e) for f, e in way.entries]
-                times.append(math.log(way.times))
-        self._base = np.array(rest)
-        self._says = _incidence(says, len(rest), len(self.sayings))
-        self._ways = _incidence(way_entries, len(times), len(rest))
-        self._times = np.array(times)
-        self._way_starts = np.array(way_starts, np.int64)
-        self._factor_starts = np.array(factor_starts, np.int64)
-        self._factor_items = np.array(factor_items, np.int64)
-        self._law_of = np.array([saying.law for saying in self.sayings], np.int64)
-        self._offset = np.array([saying.offset for saying in self.sayings])
-        first_logit = np.cumsum([0, *(len(law.outcomes) for law in self.laws)])
-        members = [
-            (index, first_logit[saying.law] + outcome)
-            for index, saying in enumerate(self.sayings)
-            for outcome in saying.outcomes
-        ]
-        self._member = np.array(members, np.int64).reshape(-1, 2)
-
     def logits(self) -> Float[np.ndarray, " O"]:
         """Return the outcome logits of all laws, one law after the other."""
         return np.array([o.logit for law in self.laws for o in law.outcomes], float)
+
+    @cached_property
+    def whole(self) -> ItemArrays:
+        """All items, compiled."""
+        return ItemArrays(self.items, list(self.sayings), self._outcomes, self.reference)
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The parts whose laws have nothing to do with one another, compiled."""
+        return parts(self.items, list(self.sayings), self._outcomes, self.reference)
+
+    @cached_property
+    def _outcomes(self) -> list[int]:
+        return [len(law.outcomes) for law in self.laws]
+
+    def of_law(self, law: int) -> slice:
+        """Return where the logits of a law are."""
+        first = sum(self._outcomes[:law])
+        return slice(first, first + self._outcomes[law])
 
     def item_log_probs(
         self, weights: Float[np.ndarray, " L"], logits: Float[np.ndarray, " O"]
     ) -> Float[np.ndarray, " I"]:
         """Return the log probability of each distinct item."""
-        return self._forward(weights, logits)[0]
+        return self.whole.log_probs(weights, logits)
 
     def gradient(
         self,
@@ -252,45 +206,7 @@ class Evidence:
 
         `count` says how often each item occurs, by default as often as in the record.
         """
-        count = self.count if count is None else count
-        log_probs, scores, way_share, share, chosen = self._forward(weights, logits)
-        counts = np.repeat(count, np.diff([*self._way_starts, len(self._times)]))
-        per_factor = count[self._factor_items]
-        widths = np.diff([*self._factor_starts, len(self._base)])
-        by_entry = self._ways.T @ (counts * way_share) - np.repeat(per_factor, widths) * share
-        by_saying = self._says.T @ by_entry
-        by_weight = np.bincount(self._law_of, by_saying * (scores - NOISE), len(weights))
-        by_score = by_saying * weights[self._law_of]
-        saying, outcome = self._member.T
-        by_logit = np.bincount(outcome, by_score[saying] * chosen, len(logits))
-        return float(count @ log_probs), by_weight, by_logit
-
-    def _forward(self, weights: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, ...]:
-        if not self.items:
-            none = np.zeros(0)
-            return none, none, none, none, none
-        scores, chosen = self._scores(logits)
-        raised = self._base + self._says @ (weights[self._law_of] * (scores - NOISE))
-        normaliser, share = _log_sum_exp(raised, self._factor_starts)
-        named = np.where(np.isfinite(raised), raised, 0.0)  # the rest of no values is in no way
-        reached, way_share = _log_sum_exp(self._times + self._ways @ named, self._way_starts)
-        total = np.bincount(self._factor_items, normaliser, len(self.items))
-        return reached - total, scores, way_share, share, chosen
-
-    def _scores(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the score of every saying and by how much each of its outcomes moves it."""
-        saying, outcome = self._member.T
-        member = logits[outcome]
-        size = len(self.sayings)
-        best = np.full(size, -np.inf)
-        np.maximum.at(best, saying, member)
-        silent = np.isinf(best)  # what every active law says has no outcome and the score 0
-        best[silent] = 0.0
-        mass = np.bincount(saying, np.exp(member - best[saying]), size)
-        joint = best + (0.0 if self.reference else np.log(np.where(silent, 1.0, mass)))
-        scores = np.maximum(joint + self._offset, LEAST_SCORE)
-        share = np.exp(member - best[saying]) / mass[saying]
-        return scores, np.where((joint + self._offset)[saying] > LEAST_SCORE, share, 0.0)
+        return self.whole.gradient(weights, logits, self.count if count is None else count)
 
     def log_probs(
         self,
@@ -301,7 +217,7 @@ class Evidence:
         """Return log p(next state | state, action) of each transition, as `log_prob` does."""
         found = self.item_log_probs(weights, self.logits() if logits is None else logits)
         total = np.zeros(self.size)
-        np.add.at(total, self.where[:, 0], found[self.where[:, 1]])
+        np.add.at(total, self.where[:, 0], self.times * found[self.where[:, 1]])
         total[self.impossible] = -np.inf
         if not self.reference:
             return total + self.unspoken.log_probs(persistence, self.size)
@@ -310,16 +226,37 @@ class Evidence:
         return total + UNEXPLAINED * np.bincount(self.unspoken.changed[:, 0], minlength=self.size)
 
 
-def _unspoken(record: Record, votes: Votes) -> Unspoken:
+def look_at(
+    record: Record, transition: int, key: Key, votes: Sequence[Vote]
+) -> tuple[tuple, tuple[Domain, Value, Value]]:
+    """Return all that the probability of an observed value depends on, but for its family.
+
+    Domain, old and new value are returned too. Votes count as alike where they are the same object,
+    as a record makes them.
+    """
+    scene = record.scenes[transition]
+    domain, old = scene.domain(key), scene.old(key)
+    observed = record.changes[transition].values.get(key, old)
+    if isinstance(domain, Displacements):
+        # Where one stands matters only for what is still on the map.
+        within = tuple(domain.contains(value) for vote in votes for value in vote.values)
+        like: object = (domain.size, domain.contains(observed), within)
+    else:
+        like = id(domain)  # domains of one kind are the same object
+    return (like, type(old), old, observed, tuple(map(id, votes))), (domain, old, observed)
+
+
+def _unspoken(record: Record, votes: Votes, times: Mapping[tuple[int, Key], int]) -> Unspoken:
     spoken: dict[int, set[Key]] = defaultdict(set)
+    explained_at: dict[int, Counter[str]] = defaultdict(Counter)
     for t, key in votes:
         spoken[t].add(key)
+        explained_at[t][key.family] += times.get((t, key), 1)
     families: dict[str, int] = {}
     kept, changed = [], []
     for t, (scene, changes) in enumerate(zip(record.scenes, record.changes, strict=True)):
         moved = [key for key in changes.values if key not in spoken[t]]
-        explained = Counter(key.family for key in spoken[t])
-        left = changes.totals - explained - Counter(key.family for key in moved)
+        left = changes.totals - explained_at[t] - Counter(key.family for key in moved)
         for family, count in left.items():
             kept.append((t, families.setdefault(family, len(families)), count))
         for key in moved:
@@ -379,20 +316,3 @@ def _folding(first: int, length: int, size: int, goal: int) -> slice:
     start = 0 if goal == 0 else goal - first
     stop = length if goal == size - 1 else goal - first + 1
     return slice(min(max(start, 0), length), min(max(stop, 0), length))
-
-
-# --- Sums over segments -----------------------------------------------------------------------
-
-
-def _incidence(pairs: Sequence[tuple[int, int]], rows: int, columns: int) -> scipy.sparse.csr_array:
-    row, column = np.array(pairs, np.int64).reshape(-1, 2).T
-    return scipy.sparse.csr_array((np.ones(len(row)), (row, column)), shape=(rows, columns))
-
-
-def _log_sum_exp(values: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log of the sum of exponentials of each segment, and each value's share."""
-    widths = np.diff([*starts, len(values)])
-    largest = np.maximum.reduceat(values, starts)
-    raised = np.exp(values - np.repeat(largest, widths))
-    sums = np.add.reduceat(raised, starts)
-    return largest + np.log(sums), raised / np.repeat(sums, widths)

@@ -4,7 +4,9 @@
 
 is convex in the weights and only active laws have a gradient. The default semantics also fits the
 logits of laws with several outcomes, kept as log probabilities, with half a count for each, and
-the persistence of what no law speaks about. `PUBLISHED` is the optimiser of the released code.
+the persistence of what no law speaks about. Laws that never speak about the same value have nothing
+to do with one another, so that the minimum falls into parts, each found by itself: it takes fewer
+iterations, and small ones. `PUBLISHED` is the optimiser of the released code.
 
 Source: One Life to Learn (arXiv 2510.12088), released code; L-BFGS-B of Zhu et al. (1997).
 Departure: the line search of the published schedule is SciPy's, not PyTorch's; both stop at the
@@ -22,6 +24,7 @@ from jaxtyping import Float
 
 from rlssm.errors import require
 from rlssm.world_models.evidence import Evidence
+from rlssm.world_models.item_arrays import Part
 from rlssm.world_models.laws import Law
 from rlssm.world_models.likelihood import NOISE, Model
 from rlssm.world_models.object_view import World
@@ -36,6 +39,8 @@ DEFAULT_L1 = 5.0  # p(miss) of a certain law after N hits is then about 1 / (2N)
 TRUST = 0.5
 HALF_COUNT = 0.5  # each outcome of a law is taken to have been seen so often before
 LOGIT_BOUND = 15.0
+RESTARTS = 4  # of the optimiser, as long as the slope is not
+FLAT, NEARLY_FLAT = 1e-6, 1e-4  # nats for a unit of weight
 
 # The published schedule: this many transitions drawn once, this many outer times inner iterations.
 BATCH = 1000
@@ -45,7 +50,7 @@ MEMORY = 100
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted model, the objective at its weights, and how the optimiser ended."""
+    """A fitted model, the objective at its weights, and what that took, of all parts together."""
 
     model: Model
     objective: float
@@ -61,6 +66,7 @@ def fit(
     seed: int = 0,
     evidence: Evidence | None = None,
     trust: float = TRUST,
+    start: Sequence[float] = (),
 ) -> Fit:
     """Return laws with weights (default semantics: logits and persistence too) fitted to a record.
 
@@ -74,6 +80,7 @@ def fit(
       evidence: what record and laws compile to, if it is there already.
       trust: the probability of what a law says that never spoke in the record, which no data can
         weigh; the published schedule leaves such a law where fitting starts.
+      start: weights where fitting starts, of as many laws, the first ones; by default 0.5.
 
     Raises:
       UserError: on an unknown schedule or a negative `l1`.
@@ -87,11 +94,10 @@ def fit(
         evidence = None
     evidence = Evidence(record, laws) if evidence is None else evidence
     if not laws:
-        nothing = scipy.optimize.OptimizeResult(fun=0.0, nit=0, nfev=0)
-        return _fit(record, evidence, nothing, np.zeros(0), np.zeros(0))
+        return _fit(record, evidence, [], np.zeros(0), np.zeros(0))
     if schedule == "published":
         return _published(record, evidence, cost)
-    return _converged(record, evidence, cost, trust)
+    return _converged(record, evidence, cost, trust, start)
 
 
 def prune(model: Model, least: float = 0.01) -> Model:
@@ -107,31 +113,59 @@ def prune(model: Model, least: float = 0.01) -> Model:
 # --- To convergence ---------------------------------------------------------------------------
 
 
-def _converged(record: Record, evidence: Evidence, price: float, trust: float) -> Fit:
-    size = len(evidence.laws)
-    shape = _Logits(evidence)
-    heard = np.isin(np.arange(size), [saying.law for saying in evidence.sayings])
-    cost = np.where(heard, price, 0.0)
-    first = [
-        START if spoke or evidence.reference else weight_of(law, record.world, trust)
-        for law, spoke in zip(evidence.laws, heard, strict=True)
-    ]
-    start = np.concatenate([first, shape.start])
-    bounds = [(0.0, MOST)] * size + [(-LOGIT_BOUND, LOGIT_BOUND)] * len(shape.start)
+def _converged(
+    record: Record, evidence: Evidence, price: float, trust: float, start: Sequence[float]
+) -> Fit:
+    laws = evidence.laws
+    heard = np.isin(np.arange(len(laws)), [saying.law for saying in evidence.sayings])
+    weights, logits = np.full(len(laws), START), evidence.logits()
+    weights[: len(start)] = start
+    if not evidence.reference:  # what nobody can weigh is trusted so far, all outcomes alike
+        for law in np.flatnonzero(~heard):
+            weights[law] = weight_of(laws[law], record.world, trust)
+            if len(laws[law].outcomes) > 1:
+                logits[evidence.of_law(law)] = -math.log(len(laws[law].outcomes))
+    parted = np.concatenate([np.zeros(0, int), *(part.laws for part in evidence.parts)])
+    outside = heard & ~np.isin(np.arange(len(laws)), parted)  # all it names is outside the domain
+    weights[outside] = 0.0 if price > 0 else weights[outside]
+    ends = []
+    for part in evidence.parts:
+        own = [laws[law] for law in part.laws]
+        shape = _Logits(own, logits[part.logits], evidence.reference)
+        found = _minimum(part, evidence.count[part.numbers], shape, weights[part.laws], price)
+        weights[part.laws] = found.x[: len(own)]
+        logits[part.logits] = shape.logits(found.x[len(own) :])
+        ends.append(found)
+    return _fit(record, evidence, ends, weights, logits)
+
+
+def _minimum(
+    part: Part, count: np.ndarray, shape: "_Logits", weights: np.ndarray, price: float
+) -> scipy.optimize.OptimizeResult:
+    """Return the best weights of a part's laws, and then the free numbers of their logits."""
+    size = len(weights)
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, free = point[:size], point[size:]
-        logits = shape.logits(free)
-        value, by_weight, by_logit = evidence.gradient(weights, logits)
+        logits = shape.logits(point[size:])
+        value, by_weight, by_logit = part.items.gradient(point[:size], logits, count)
         prior, by_prior = shape.prior(logits)
-        slope = np.concatenate([cost - by_weight, -shape.pull_back(logits, by_logit + by_prior)])
-        return float(cost @ weights) - value - prior, slope
+        slope = np.concatenate([price - by_weight, -shape.pull_back(logits, by_logit + by_prior)])
+        return price * float(point[:size].sum()) - value - prior, slope
 
-    found = scipy.optimize.minimize(
-        objective, start, jac=True, bounds=bounds, method="L-BFGS-B",
-        options={"maxiter": 2000, "maxfun": 5000, "ftol": 0.0, "gtol": 1e-6, "maxcor": 30},
-    )  # fmt: skip
-    return _fit(record, evidence, found, found.x[:size], shape.logits(found.x[size:]))
+    bounds = [(0.0, MOST)] * size + [(-LOGIT_BOUND, LOGIT_BOUND)] * len(shape.start)
+    low, high = np.array(bounds).T
+    point = np.concatenate([weights, shape.start])
+    for _ in range(RESTARTS):
+        found = scipy.optimize.minimize(
+            objective, point, jac=True, bounds=bounds, method="L-BFGS-B",
+            options={"maxiter": 2000, "maxfun": 5000, "ftol": 0.0, "gtol": FLAT, "maxcor": 30},
+        )  # fmt: skip
+        # Where one weight has a slope and no curvature, what was learned of the others' makes steps
+        # too short to be told from rounding: begin anew from there.
+        if np.abs(np.clip(found.x - found.jac, low, high) - found.x).max() <= NEARLY_FLAT:
+            break
+        point = found.x
+    return found
 
 
 def weight_of(law: Law, world: World, probability: float) -> float:
@@ -148,13 +182,11 @@ class _Logits:
     They enter as the log-softmax of free numbers, since scale is the weight's business.
     """
 
-    def __init__(self, evidence: Evidence) -> None:
-        self._all = evidence.logits()
-        law_of = np.repeat(
-            np.arange(len(evidence.laws)), [len(law.outcomes) for law in evidence.laws]
-        )
-        several = np.array([len(law.outcomes) > 1 for law in evidence.laws], bool)
-        free = np.zeros(len(self._all), bool) if evidence.reference else several[law_of]
+    def __init__(self, laws: Sequence[Law], logits: np.ndarray, reference: bool) -> None:
+        self._all = logits
+        law_of = np.repeat(np.arange(len(laws)), [len(law.outcomes) for law in laws])
+        several = np.array([len(law.outcomes) > 1 for law in laws], bool)
+        free = np.zeros(len(logits), bool) if reference else several[law_of]
         self._free = np.flatnonzero(free)
         self._group = np.unique(law_of[self._free], return_inverse=True)[1]
         self.start = np.clip(self._softmax(self._all[self._free]), -LOGIT_BOUND, 0.0)
@@ -206,13 +238,13 @@ def _published(record: Record, evidence: Evidence, cost: float) -> Fit:
         objective, np.full(len(evidence.laws), START), jac=True, method="L-BFGS-B",
         options={"maxiter": OUTER * INNER, "maxcor": MEMORY},
     )  # fmt: skip
-    return _fit(record, evidence, found, np.clip(found.x, 0.0, MOST), logits)
+    return _fit(record, evidence, [found], np.clip(found.x, 0.0, MOST), logits)
 
 
 def _fit(
     record: Record,
     evidence: Evidence,
-    found: scipy.optimize.OptimizeResult,
+    ends: Sequence[scipy.optimize.OptimizeResult],
     weights: np.ndarray,
     logits: np.ndarray,
 ) -> Fit:
@@ -223,7 +255,12 @@ def _fit(
     )
     persistence = {} if record.world.reference else evidence.unspoken.persistence()
     model = Model(record.world, laws, tuple(weights.tolist()), persistence)
-    return Fit(model, float(found.fun), int(found.nit), int(found.nfev))
+    return Fit(
+        model,
+        objective=float(sum(end.fun for end in ends)),
+        iterations=sum(int(end.nit) for end in ends),
+        evaluations=sum(int(end.nfev) for end in ends),
+    )
 
 
 def log_probs(model: Model, record: Record) -> Float[np.ndarray, " T"]:

@@ -10,6 +10,7 @@ tells what happened and not elsewhere, as long as each saves more than it costs 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,6 +28,10 @@ SAME_BITS = 4.0  # to ask what another law asks already
 TERM_BITS = 4.0
 NOTHING_BITS = 2.0  # "or nothing comes of it"
 FIXED_BITS = 2.0  # more
+
+
+# How often each term occurs where a question is answered with yes, and what is known of it already.
+Tally: TypeAlias = tuple[Float[np.ndarray, "Q K"], Float[np.ndarray, " Q"]]
 
 
 @dataclass(frozen=True)
@@ -64,40 +69,43 @@ def best_law(
 
     `known` are guards of other laws, which are cheaper to write down again.
     """
-    answers = questions.answers[:, cases.row]
-    everywhere = np.ones(len(cases.row), bool)
     judges = [Judge(questions, items, cases, lens) for lens in lenses(record, cases, items)]
+    if not judges:
+        return None
+    asked = questions.answers[:, cases.row]
+    answers = np.ascontiguousarray(asked.T, np.float32)
+    everywhere = np.ones(len(cases.row), bool)
     promise = [
-        max(j.gain(everywhere, 0.0), j.gains(answers, everywhere, 0.0).max(initial=-np.inf))
-        for j in judges
+        max(judge.gain(everywhere, 0.0), judge.gains(*tally, 0.0).max(initial=-np.inf))
+        for judge, tally in tallies([(judge, everywhere) for judge in judges], answers)
     ]
+    masks = [(guard, np.logical_and.reduce(asked[list(guard)])) for guard in known]
+    masks = [(guard, mask) for guard, mask in masks if mask.any()]
     found: Candidate | None = None
     for index in np.argsort(promise)[::-1][:LENSES]:
-        guard = _beam(judges[index], answers, everywhere)
-        judge, guard = _split(questions, judges, judges[index], answers, guard)
+        guard = _beam(judges[index], asked, answers, everywhere)
+        judge, guard = _split(questions, judges, judges[index], asked, answers, guard)
         tried = [(judge, guard.asked, guard.mask, judge.bits(guard.asked))]
-        for asked in known:
-            mask = np.logical_and.reduce(answers[list(asked)])
-            if mask.any():
-                tried.append((judges[index], asked, mask, SAME_BITS))
-        for judge, asked, mask, bits in tried:
+        tried += [(judges[index], known_guard, mask, SAME_BITS) for known_guard, mask in masks]
+        for judge, guard_asked, mask, bits in tried:
             once = judge.gain(mask, bits, once=True)
             if once > 0 and (found is None or once > found.gain):
                 counts = judge.counts(mask, once=True)
-                found = Candidate(once, cases, judge.lens, asked, mask, counts)
+                found = Candidate(once, cases, judge.lens, guard_asked, mask, counts)
     return found
 
 
-def _beam(judge: "Judge", answers: np.ndarray, everywhere: np.ndarray) -> Guard:
+def _beam(judge: "Judge", asked: np.ndarray, answers: np.ndarray, everywhere: np.ndarray) -> Guard:
     beam = [Guard(judge.gain(everywhere, 0.0), (), everywhere)]
     best = beam[0]
     for _ in range(MOST_TESTS):
         grown: dict[bytes, Guard] = {}
-        for guard in beam:
-            gains = judge.gains(answers, guard.mask, judge.bits(guard.asked))
+        counted = tallies([(judge, guard.mask) for guard in beam], answers)
+        for guard, (_, tally) in zip(beam, counted, strict=True):
+            gains = judge.gains(*tally, judge.bits(guard.asked))
             for question in np.argsort(-gains, kind="stable")[: 3 * BEAM].tolist():
                 if math.isfinite(gains[question]) and judge.allowed(guard.asked, question):
-                    narrower = guard.mask & answers[question]
+                    narrower = guard.mask & asked[question]
                     entry = Guard(float(gains[question]), (*guard.asked, question), narrower)
                     grown.setdefault(np.packbits(narrower).tobytes(), entry)
         beam = sorted(grown.values(), key=lambda guard: -guard.gain)[:BEAM]
@@ -111,6 +119,7 @@ def _split(
     questions: Questions,
     judges: Sequence["Judge"],
     judge: "Judge",
+    asked: np.ndarray,
     answers: np.ndarray,
     best: Guard,
 ) -> tuple["Judge", Guard]:
@@ -118,10 +127,11 @@ def _split(
 
     The two may look through different lenses. The one that says more is kept.
     """
-    while len(answers) and len(best.asked) < MOST_TESTS and best.gain > 0:
+    while len(asked) and len(best.asked) < MOST_TESTS and best.gain > 0:
         bits = judge.bits(best.asked)
-        inside = np.array([j.gains(answers, best.mask, bits) for j in judges])
-        outside = np.array([j.gains(answers, best.mask, bits, True) for j in judges])
+        counted = tallies([(j, best.mask) for j in judges], answers)
+        inside = np.array([j.gains(*tally, bits) for j, tally in counted])
+        outside = np.array([j.gains(*j.others(best.mask, tally), bits) for j, tally in counted])
         total = inside.max(0) + outside.max(0)
         total[[not judge.allowed(best.asked, q) for q in range(len(total))]] = -np.inf
         question = int(np.argmax(total))
@@ -131,9 +141,9 @@ def _split(
         if not total[question] > best.gain or half.max() <= 0:
             break
         judge = judges[int(np.argmax(half))]
-        mask = best.mask & (~answers[question] if turn else answers[question])
-        asked = opposite if turn and opposite is not None else question
-        best = Guard(float(half.max()), (*best.asked, asked), mask)
+        mask = best.mask & (~asked[question] if turn else asked[question])
+        added = opposite if turn and opposite is not None else question
+        best = Guard(float(half.max()), (*best.asked, added), mask)
     return judge, best
 
 
@@ -156,9 +166,10 @@ class Judge:
         known = np.where(items.settled, 0.0, items.log_prob)
         base = known[cases.item] * cases.weight
         births = np.where(is_birth(lens, lens.code), np.log(cases.among), 0.0)
-        sizes = np.log(np.array(items.size, float)[cases.item])
+        sizes = np.log(items.size[cases.item])
         unnamed = np.where(lens.code == len(lens.terms), sizes, 0.0)
         self._base = (base + (births + unnamed) * cases.weight).astype(np.float32)
+        self.table = np.column_stack([self._onehot, self._base])
 
     def _price(self, term: Term) -> float:
         match term:
@@ -198,19 +209,19 @@ class Judge:
         return float(self._gain(self.counts(mask, once), np.asarray(total), np.asarray(bits)))
 
     def gains(
-        self, answers: np.ndarray, mask: np.ndarray, bits: float, complement: bool = False
+        self, counts: Float[np.ndarray, "Q K"], bases: Float[np.ndarray, " Q"], bits: float
     ) -> Float[np.ndarray, " Q"]:
-        """Return the gain of a guard with each question added, or where its answer is no.
+        """Return the gain of a guard with each question added, given its tally.
 
         `bits` are those of the guard alone.
         """
-        inside = answers[:, mask].astype(np.float32)
-        onehot, base = self._onehot[mask], self._base[mask]
-        counts, bases = (inside @ onehot).astype(float), (inside @ base).astype(float)
-        if complement:
-            counts = np.maximum(onehot.sum(0) - counts, 0)
-            bases = base.sum() - bases
         return self._gain(counts, bases, bits + self._bits)
+
+    def others(self, mask: np.ndarray, tally: Tally) -> Tally:
+        """Return the tally of the cases of a guard that answer each question with no."""
+        counts, bases = tally
+        total = self.table[mask].sum(0)
+        return np.maximum(total[:-1] - counts, 0), total[-1] - bases
 
     def _gain(self, counts: np.ndarray, base: np.ndarray, bits: np.ndarray) -> np.ndarray:
         total = counts.sum(-1)
@@ -220,6 +231,18 @@ class Judge:
         bits = LAW_BITS + occurred @ self._term_bits + bits
         price = bits * math.log(2) + 0.5 * np.maximum(named - 1, 0) * np.log(np.maximum(total, 2))
         return np.where(named > 0, fitted - base - price, -np.inf)
+
+
+def tallies(
+    asking: Sequence[tuple[Judge, Bool[np.ndarray, " C"]]], answers: Float[np.ndarray, "C Q"]
+) -> list[tuple[Judge, Tally]]:
+    """Return what judges count where some cases answer each question with yes."""
+    some = np.logical_or.reduce([mask for _, mask in asking])
+    rows = np.flatnonzero(some) if 2 * some.sum() < len(some) else slice(None)
+    tables = [judge.table[rows] * mask[rows, None] for judge, mask in asking]
+    ends = np.cumsum([table.shape[1] for table in tables])
+    sums = np.split((np.hstack(tables).T @ answers[rows]).astype(float), ends[:-1])
+    return [(judge, (part[:-1].T, part[-1])) for (judge, _), part in zip(asking, sums, strict=True)]
 
 
 def term_bits(term: Term) -> float:

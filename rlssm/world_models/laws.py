@@ -32,6 +32,8 @@ from rlssm.world_models.object_view import (
     World,
 )
 
+BIRTH = "birth."  # how attributes of tiles are called that say what came to be there
+
 COMPARISONS: dict[str, Callable[[Value, Value], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
@@ -259,29 +261,35 @@ def evaluate(laws: Sequence[Law], scene: Scene, reference: bool) -> dict[Key, li
     """
     votes: dict[Key, list[Vote]] = defaultdict(list)
     for index, law in enumerate(laws):
-        for key, vote in law_votes(index, law, scene, active_bindings(law, scene), reference):
-            votes[key].append(vote)
+        for keys, vote in law_votes(index, law, scene, active_bindings(law, scene), reference):
+            for key in keys:
+                votes[key].append(vote)
     return dict(votes)
 
 
 def law_votes(
     index: int, law: Law, scene: Scene, bindings: Sequence[Binding], reference: bool
-) -> list[tuple[Key, Vote]]:
-    """Return what one law, active for `bindings`, says; `index` is its place among the laws."""
-    said: list[tuple[Key, Vote]] = []
+) -> list[tuple[Sequence[Key], Vote]]:
+    """Return what one law, active for `bindings`, says, with the keys that it says it of.
+
+    `index` is the law's place among the laws. Of several keys, tiles where something may be born
+    alike, a vote is one for all.
+    """
+    said: list[tuple[Sequence[Key], Vote]] = []
     if bindings and reference:
-        said += [(k, Vote(index, (v,), ((),), (0.0,))) for k, v in scene.bystanders().items()]
+        said += [((k,), Vote(index, (v,), ((),), (0.0,))) for k, v in scene.bystanders().items()]
     last: dict[Key, Vote] = {}
     amounts = law.adds and not reference
     for binding in bindings:
         keys = scene.keys(binding, law.observable)
-        for key in keys:
-            vote = _vote(index, law, scene, binding, key, len(keys), amounts)
+        alike = law.observable.attribute.startswith(BIRTH)
+        for group in [keys] if alike and keys else [(key,) for key in keys]:
+            vote = _vote(index, law, scene, binding, group[0], len(keys), amounts)
             if vote is not None and reference:
-                last[key] = vote
+                last.update(dict.fromkeys(group, vote))
             elif vote is not None:
-                said.append((key, vote))
-    return [*said, *last.items()]
+                said.append((group, vote))
+    return [*said, *(((key,), vote) for key, vote in last.items())]
 
 
 def _vote(
@@ -294,7 +302,7 @@ def _vote(
             named[value].append(number)
     if not named:
         return None
-    spread = key.attribute.startswith("birth.")
+    spread = key.attribute.startswith(BIRTH)
     offset = [-math.log(shared) if spread and value != "none" else 0.0 for value in named]
     return Vote(index, tuple(named), tuple(map(tuple, named.values())), tuple(offset))
 

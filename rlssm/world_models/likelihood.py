@@ -269,12 +269,13 @@ def score_each(model: Model, state: Any, action: str, afters: Iterable[Any]) -> 
     """Return the score of each of several next states, predicted once."""
     scene = model.world.scene(state, action)
     predictions = predict(model, scene)
-    return [_score_one(model, scene, predictions, after) for after in afters]
+    return [score_predicted(model, scene, predictions, after) for after in afters]
 
 
-def _score_one(
+def score_predicted(
     model: Model, scene: Scene, predicted: Mapping[Key, Distribution], after: Any
 ) -> Score:
+    """Return the score of a next state, given what the model predicts of the scene."""
     changes = model.world.changes(scene, after)
     predictions = {key: dist for key, dist in predicted.items() if changes.observed(key)}
     explained = {

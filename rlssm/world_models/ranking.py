@@ -99,7 +99,7 @@ def evaluate(
 ) -> list[Row]:
     """Return what a contender reaches in each scenario.
 
-    Runs and distractors depend on seed, trial and scenario alone, so that contenders meet the same.
+    Runs depend on seed, trial and scenario alone, so that contenders meet the same.
 
     Raises:
       UserError: on fewer than one trial.

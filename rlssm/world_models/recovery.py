@@ -38,7 +38,7 @@ def recovered(model: Model, known: Sequence[Law], record: Record) -> list[tuple[
 
 
 def _log_probs(model: Model, record: Record) -> dict[tuple[int, Key], float]:
-    evidence = Evidence(record, model.laws)
+    evidence = Evidence(record, model.laws, record.votes(model.laws))
     found = evidence.item_log_probs(np.array(model.weights), evidence.logits())
     return {
         key: float(found[item])

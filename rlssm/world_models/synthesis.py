@@ -36,6 +36,7 @@ from rlssm.world_models.cases import (
     outcomes_of,
     own_observables,
 )
+from rlssm.world_models.deeds import needing
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.fitting import Fit, fit
 from rlssm.world_models.guards import (
@@ -48,17 +49,15 @@ from rlssm.world_models.guards import (
     term_bits,
 )
 from rlssm.world_models.laws import Law, Set, Term
-from rlssm.world_models.likelihood import persistence_log_prob
 from rlssm.world_models.object_view import Key, Numbers, Observable, World, number_of
 from rlssm.world_models.proposer import Proposer, propose_laws
-from rlssm.world_models.record import Record, Votes
+from rlssm.world_models.pruning import guard_of, worth_keeping
+from rlssm.world_models.record import Gathered, Record
 
 MOST_ROUNDS = 24  # laws of one attribute
 RESIDUAL = 25.0  # nats left unexplained from which on other kinds are asked too
 LEFT_WRONG = -2.0  # log probability below which an item counts as unexplained
 REFITS = 2
-PART = 500  # observations by which a law's worth is looked at
-ENOUGH = 3.0  # times its cost that a law has to save to be worth it beyond doubt
 
 Progress = Callable[[str], None]
 Keys = tuple[np.ndarray, list[tuple[int, Key]], np.ndarray]  # as `collect_keys` returns
@@ -93,7 +92,7 @@ def synthesise(
         progress(f"residual round {number + 1}: {len(more)} more laws")
         if not more:
             break
-        wider, evidence = fit_and_prune(search, [*fitted.model.laws, *more])
+        wider, evidence = fit_and_prune(search, [*fitted.model.laws, *more], fitted.model.weights)
         shorter = search.length(wider, evidence)
         if shorter >= length:
             break
@@ -103,49 +102,47 @@ def synthesise(
 
 
 def with_analogies(record: Record, fitted: Fit, progress: Progress) -> Fit:
-    """Return a model with laws by analogy, all fitted; see `analogies` for what they are worth."""
-    known = fitted.model.laws
+    """Return a model whose laws ask what their deeds need, with laws by analogy, all fitted.
+
+    See `deeds` and `analogies` for what these are worth.
+    """
+    known = needing(record, fitted.model.laws)
     further = analogies(record, known)
-    if not further.laws:
-        return fitted
     laws = named(record.world, [*known, *further.laws])
-    fitted = fit(record, laws, trust=further.trust)
+    more = sum(one != other for one, other in zip(known, fitted.model.laws, strict=True))
+    fitted = fit(record, laws, trust=further.trust, start=fitted.model.weights)
     progress(
-        f"{len(further.laws)} laws by analogy; of those that could be tested "
-        f"{further.confirmed} were right, {further.refuted} wrong"
+        f"{more} laws ask for what their deed needs; {len(further.laws)} laws by analogy; of those "
+        f"that could be tested {further.confirmed} were right, {further.refuted} wrong"
     )
     return fitted
 
 
-def fit_and_prune(search: "Search", laws: Sequence[Law]) -> tuple[Fit, Evidence]:
+def fit_and_prune(
+    search: "Search", laws: Sequence[Law], start: Sequence[float] = ()
+) -> tuple[Fit, Evidence]:
     """Return laws fitted, less those not worth their length, with what they compile to.
 
-    Weight is no measure of worth here: a law at weight 0 still says that anything can happen.
+    `start` are the weights where fitting starts of as many laws, the first ones.
     """
     record = search.record
     laws = named(record.world, laws)
-    votes = record.votes(laws)
-    evidence = Evidence(record, laws, votes)
-    fitted = fit(record, laws, evidence=evidence)
+    fitted, evidence, gathered = _fitted(record, laws, start)
     for _ in range(2):
-        kept = search.worth_keeping(fitted, votes)
-        if len(kept) == len(laws):
+        kept = worth_keeping(record, fitted.model, gathered, search.cost)
+        if len(kept) == len(fitted.model.laws):
             break
         laws = [fitted.model.laws[i] for i in kept]
-        votes = only(votes, kept)
-        evidence = Evidence(record, laws, votes)
-        fitted = fit(record, laws, evidence=evidence)
+        fitted, evidence, gathered = _fitted(record, laws, [fitted.model.weights[i] for i in kept])
     return fitted, evidence
 
 
-def only(votes: Votes, kept: Sequence[int]) -> Votes:
-    """Return the votes of the laws kept, numbered anew."""
-    place = {law: index for index, law in enumerate(kept)}
-    return {
-        key: left
-        for key, said in votes.items()
-        if (left := [vote._replace(law=place[vote.law]) for vote in said if vote.law in place])
-    }
+def _fitted(
+    record: Record, laws: Sequence[Law], start: Sequence[float]
+) -> tuple[Fit, Evidence, Gathered]:
+    gathered = record.gathered(laws)
+    evidence = Evidence(record, laws, *gathered)
+    return fit(record, laws, evidence=evidence, start=start), evidence, gathered
 
 
 def named(world: World, laws: Sequence[Law]) -> list[Law]:
@@ -182,6 +179,7 @@ class Search:
     _questions: dict[str, Questions] = field(default_factory=dict)
     _judged: dict[tuple[int, Key], float] = field(default_factory=dict)
     _collected: dict[tuple[str, Observable], Keys] = field(default_factory=dict)
+    _tables: dict[tuple[str, Callable], tuple[Items, list[Cases]]] = field(default_factory=dict)
     _guards: dict[str, set[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(set))
 
     def __post_init__(self) -> None:
@@ -237,56 +235,6 @@ class Search:
         both = self.costs(more) - wide.log_prob[: len(items.value)].sum()
         return more if both < length else laws
 
-    def worth_keeping(self, fitted: Fit, votes: Votes) -> list[int]:
-        """Return which laws pay for their length, the least weighty tried first.
-
-        What a law explains is compared with what the others, or persistence, make of it.
-        """
-        model = fitted.model
-        weights = np.array(model.weights)
-        laws = range(len(model.laws))
-        kept, speaks = set(laws), defaultdict(list)
-        asking = Counter(map(guard_of, model.laws))
-        for key, said in votes.items():
-            for law in {vote.law for vote in said}:
-                speaks[law].append(key)
-        for law in sorted(laws, key=lambda index: weights[index]):
-            guard = guard_of(model.laws[law])
-            cost = self.cost(model.laws[law], asking[guard] > 1)
-            if not self._pays(fitted, votes, law, kept, speaks[law], cost):
-                kept.discard(law)
-                asking[guard] -= 1
-        return sorted(kept)
-
-    def _pays(
-        self, fitted: Fit, votes: Votes, law: int, kept: set[int], keys: Sequence, cost: float
-    ) -> bool:
-        """Return whether what a law explains, beside the laws kept, is worth its cost in nats.
-
-        A law that has paid some times over in part of the record is asked no further.
-        """
-        saved = 0.0
-        for first in range(0, len(keys), PART):
-            part = keys[first : first + PART]
-            here = {key: [v for v in votes[key] if v.law in kept] for key in part}
-            without = {key: [v for v in said if v.law != law] for key, said in here.items()}
-            saved += self._explained(fitted, here) - self._explained(fitted, without)
-            if saved > ENOUGH * cost:
-                return True
-        return saved >= cost
-
-    def _explained(self, fitted: Fit, votes: Votes) -> float:
-        """Return the log probability of what is voted on, and of what nobody votes on here."""
-        model = fitted.model
-        spoken = {key: said for key, said in votes.items() if said}
-        evidence = Evidence(self.record, model.laws, spoken)
-        found = evidence.item_log_probs(np.array(model.weights), evidence.logits())
-        total = float(found @ evidence.count) if len(found) else 0.0
-        for t, key in votes.keys() - spoken.keys():
-            value = self.record.changes[t].values.get(key, self.record.scenes[t].old(key))
-            total += persistence_log_prob(model, self.record.scenes[t], key, value)
-        return total
-
     def judge(self, fitted: Fit, evidence: Evidence) -> None:
         """Note how probable a fitted model makes what was seen, for `again`."""
         model = fitted.model
@@ -316,36 +264,31 @@ class Search:
 
     def _table(self, attribute: str, whose: Callable) -> tuple[Items, list[Cases]]:
         """Return the items of an attribute, unexplained, and the cases of each observable."""
-        items = Items.none()
-        rng = np.random.default_rng(self.seed)
+        if (attribute, whose) not in self._tables:
+            self._tables[attribute, whose] = self._tabulate(attribute, whose)
+        items, cases = self._tables[attribute, whose]
+        return items.anew(), cases
+
+    def _tabulate(self, attribute: str, whose: Callable) -> tuple[Items, list[Cases]]:
+        number: dict[tuple[int, Key], int] = {}
         tables = []
         for scope in self.record.world.scopes:
             for observable in whose(self.record.world, scope):
                 if observable.attribute == attribute:
                     rows, keys, among = self._keys(scope, observable)
                     if len(rows):
-                        numbers = np.array([self._number(items, key) for key in keys])
-                        tables.append((scope, observable, rows, numbers, among))
-        items.log_prob = np.zeros(len(items.old))
-        items.expected = np.array(
-            [
-                number_of(old) if isinstance(domain, Numbers) else 0.0
-                for old, domain in zip(items.old, items.domain, strict=True)
-            ]
-        )
-        items.explained = np.zeros(len(items.old), bool)
-        items.settled = np.zeros(len(items.old), bool)
-        families: dict[str, int] = {}
-        numbers = [families.setdefault(key.family, len(families)) for _, key in items.number]
-        items.family, items.families = np.array(numbers, np.int64), tuple(families)
+                        found = np.array([number.setdefault(key, len(number)) for key in keys])
+                        tables.append((scope, observable, rows, found, among))
+        items = Items.of(self.record, number)
         self._persist(items)
+        rng = np.random.default_rng(self.seed)
         cases = []
-        for scope, observable, rows, numbers, among in tables:
+        for scope, observable, rows, found, among in tables:
             domain = self.record.world.scopes[scope].observables[observable]
-            if items.changed[numbers].any():
-                keep, weight = _sample(items.changed[numbers], rng)
+            if items.changed[found].any():
+                keep, weight = _sample(items.changed[found], rng)
                 cases.append(
-                    Cases(scope, observable, domain, rows[keep], numbers[keep], weight, among[keep])
+                    Cases(scope, observable, domain, rows[keep], found[keep], weight, among[keep])
                 )
         return items, cases
 
@@ -354,18 +297,6 @@ class Search:
             found = collect_keys(self.record, scope, observable)
             self._collected[scope, observable] = found
         return self._collected[scope, observable]
-
-    def _number(self, items: Items, key: tuple[int, Key]) -> int:
-        if key not in items.number:
-            t, observed = key
-            scene = self.record.scenes[t]
-            old, domain = scene.old(observed), scene.domain(observed)
-            items.number[key] = len(items.old)
-            items.old.append(old)
-            items.value.append(self.record.changes[t].values.get(observed, old))
-            items.domain.append(domain)
-            items.size.append(domain.size)
-        return items.number[key]
 
     # --- Rounds -------------------------------------------------------------------------------
 
@@ -398,7 +329,7 @@ class Search:
         inside = np.flatnonzero(winner.mask)
         number, code = cases.item[inside], lens.code[inside]
         scored = scores[code] - np.where(is_birth(lens, code), np.log(cases.among[inside]), 0.0)
-        scored -= np.where(code == len(lens.terms), np.log(np.array(items.size)[number]), 0.0)
+        scored -= np.where(code == len(lens.terms), np.log(items.size[number]), 0.0)
         if isinstance(cases.domain, Numbers):
             items.log_prob[number] = scored
             hit = code < len(lens.terms)
@@ -424,7 +355,7 @@ class Search:
         unseen = np.array([self.seen.get(family, 0) for family in items.families])
         covered = np.bincount(items.family[items.explained], minlength=len(items.families))
         rate = ((changed + 0.5) / (np.maximum(unseen - covered, seen) + 1))[items.family]
-        others = np.maximum(np.array(items.size, float) - 1, 1)
+        others = np.maximum(items.size - 1, 1)
         prior = np.where(items.changed, np.log(rate / others), np.log1p(-rate))
         items.log_prob = np.where(left, prior, items.log_prob)
 
@@ -442,11 +373,6 @@ class Search:
             actions=next((q.actions for q in chosen if q.actions is not None), None),
             source="enumerated",
         )
-
-
-def guard_of(law: Law) -> tuple:
-    """Return what a law asks, whatever the order."""
-    return law.scope, law.actions, frozenset(law.tests)
 
 
 def _all_observables(world: World, scope: str) -> Iterator[Observable]:

@@ -4,7 +4,8 @@ A life is at most 2,000 steps without reward or language model; laws are synthes
 and evaluated in all 38 scenarios by ten trials, in the default reading and, refitted to the same
 life by the published schedule, in the published one, against PoE-World on the same laws with
 weights fitted to what it sees. Laws and figures are kept in the folder as they come, so that a
-stopped run goes on where it stopped, and lives can be run side by side before they are summarised.
+stopped run goes on where it stopped. `--workers` processes learn from as many lives at a time, and
+then evaluate scenario by scenario.
 
     python scripts/reproduce/onelife.py --lives 0 1 2 3 4 --workers 2 --out results/onelife
 """
@@ -14,10 +15,11 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -37,9 +39,17 @@ from rlssm.world_models.recovery import recovered
 from rlssm.world_models.scenarios import chosen
 from rlssm.world_models.synthesis import synthesise
 
-CONTENDERS = 7
 SETS = {"failure": ("failure", "only"), "success": ("success", "only")}
 MUTATORS = {"seven": mutators.PUBLISHED, "eight": tuple(mutators.MUTATORS)}
+SCENARIOS = chosen("all")
+# The eighth mutator needs an action that places something: elsewhere it changes nothing.
+EIGHTH = [number for number, s in enumerate(SCENARIOS) if s.name.startswith("place_")]
+LONGEST_FIRST = sorted(range(len(SCENARIOS)), key=lambda number: -SCENARIOS[number].steps)
+
+Job = TypeVar("Job")
+Done = TypeVar("Done")
+Found: TypeAlias = dict[str, Any]  # the figures of a life
+Rows: TypeAlias = dict[str, dict[str, list[Row]]]  # by choice of mutators and contender
 
 
 def main() -> None:
@@ -47,49 +57,58 @@ def main() -> None:
     parser.add_argument("--lives", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=1, help="processes that evaluate")
+    parser.add_argument("--workers", type=int, default=1, help="processes that learn and evaluate")
     parser.add_argument("--out", type=Path, default=Path("results/onelife"))
+    parser.add_argument("--summary", default="learned.json", help="file of the means over lives")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    lives = []
-    for seed in args.lives:
-        lives.append(one_life(seed, args.steps, args.trials, args.out, args.workers))
-        print(line(lives[-1]), flush=True)
+    lives = all_lives(args.lives, args.steps, args.trials, args.out, args.workers)
+    for life in lives:
+        print(line(life))
     summary = summarise(lives)
-    (args.out / "learned.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (args.out / args.summary).write_text(json.dumps(summary, indent=1) + "\n")
     for name, figures in summary["contenders"].items():
         for which in ("full", "failure"):
             shown = "   ".join(spoken(m, figures[f"seven {which}"][m]) for m in METRICS[:4])
             print(f"{name:20} {which:8} {shown}")
 
 
-def one_life(seed: int, steps: int, trials: int, folder: Path, workers: int = 1) -> dict[str, Any]:
-    """Return all figures of one life; what is in the folder already is not made again."""
-    path, laws = folder / f"life-{seed}.json", folder / f"laws-{seed}.json"
-
-    def save(found: dict[str, Any]) -> None:
-        path.write_text(json.dumps(found, indent=1) + "\n")
-
-    if not path.exists():
-        save(learn(seed, steps, laws))
-    found = json.loads(path.read_text())
-    left = [
-        many
-        for many in MUTATORS
-        if sum(f"{many} full" in f for f in found["contenders"].values()) < CONTENDERS
-    ]
-    if left:
-        life = list(live(seed, steps))
-        competing = field(load_model(laws, CrafterView()), life)
-        rows = evaluate_all(competing, left, trials, workers)
-        for many in left:
-            note(found["contenders"], rows[many], many)
-        save(found)
-    return found
+def all_lives(
+    seeds: Sequence[int], steps: int, trials: int, folder: Path, workers: int
+) -> list[Found]:
+    """Return the figures of all lives; what is in the folder already is not made again."""
+    new = [seed for seed in seeds if not life_file(folder, seed).exists()]
+    learning = [(seed, steps, folder) for seed in new]
+    for seed, found in in_processes(learn, learning, workers):
+        life_file(folder, seed).write_text(json.dumps(found, indent=1) + "\n")
+    lives = {seed: json.loads(life_file(folder, seed).read_text()) for seed in seeds}
+    left = [seed for seed, found in lives.items() if not found["contenders"]]
+    fitting = [(seed, steps, folder) for seed in left]
+    models = dict(in_processes(fitted_models, fitting, workers))
+    for seed, rows in evaluate_all(models, trials, workers):
+        for many in MUTATORS:
+            note(lives[seed]["contenders"], rows[many], many)
+        life_file(folder, seed).write_text(json.dumps(lives[seed], indent=1) + "\n")
+        print(f"life {seed}: evaluated", flush=True)
+    return list(lives.values())
 
 
-def learn(seed: int, steps: int, path: Path) -> dict[str, Any]:
-    """Live a life and learn from it; write the laws to `path` and return what it took."""
+def life_file(folder: Path, seed: int) -> Path:
+    return folder / f"life-{seed}.json"
+
+
+def in_processes(do: Callable[[Job], Done], jobs: Sequence[Job], workers: int) -> Iterator[Done]:
+    """Yield what a function makes of each job, as they are done; processes are copies of this."""
+    if min(workers, len(jobs)) <= 1:
+        yield from map(do, jobs)
+    else:
+        with multiprocessing.get_context("fork").Pool(min(workers, len(jobs))) as pool:
+            yield from pool.imap_unordered(do, jobs)
+
+
+def learn(job: tuple[int, int, Path]) -> tuple[int, Found]:
+    """Live a life and learn from it; keep the laws, and return what it took, with the seed."""
+    seed, steps, folder = job
     clock = Clock()
     life = list(live(seed, steps))
     lived = clock()
@@ -98,9 +117,9 @@ def learn(seed: int, steps: int, path: Path) -> dict[str, Any]:
     learned = clock()
     fit(record, model.laws)
     refitted = clock()
-    save_model(model, path)
+    save_model(model, folder / f"laws-{seed}.json")
     after = life[-1][2].player
-    return {
+    return seed, {
         "seed": seed,
         "steps": len(life),
         "achievements": sorted(k for k, count in after.achievements.items() if count),
@@ -128,47 +147,89 @@ class Clock:
         }
 
 
-def field(model: Model, life: Sequence[Any]) -> list[Contender]:
-    """Return the model and what it is compared with."""
-    seen = Record(CrafterView(reference=True), life)
+def fitted_models(job: tuple[int, int, Path]) -> tuple[int, tuple[Model, Model, Model]]:
+    """Return the laws of a life as learned, as published, and as PoE-World weighs them."""
+    seed, steps, folder = job
+    model = load_model(folder / f"laws-{seed}.json", CrafterView())
+    seen = Record(CrafterView(reference=True), live(seed, steps))
     reference = fit(seen, model.laws, "published").model
     votes = {key: v for key, v in seen.votes(model.laws).items() if contenders.seen_by_poe(key[1])}
     as_poe = fit(seen, model.laws, evidence=Evidence(seen, model.laws, votes)).model
+    return seed, (model, reference, as_poe)
+
+
+def field(model: Model, reference: Model, as_poe: Model) -> list[Contender]:
+    """Return the model and what it is compared with."""
+    plain = contenders.unfitted(replace(model, world=reference.world))
     return [
         contenders.of_model(model, "default"),
         contenders.unfitted(model),
         contenders.of_model(reference, "reference"),
-        contenders.unfitted(replace(model, world=seen.world))._replace(name="reference unfitted"),
+        plain._replace(name="reference unfitted"),
         contenders.poe_world(as_poe),
-        contenders.null(),
-        contenders.random(),
     ]
 
 
-_competing: list[Contender] = []  # what a worker finds in its copy of this process
+# What a worker finds in its copy of this process: contenders by life, and those that have none.
+_competing: dict[int | None, list[Contender]] = {None: [contenders.null(), contenders.random()]}
 
 
 def evaluate_all(
-    competing: Sequence[Contender], mutators: Sequence[str], trials: int, workers: int
-) -> dict[str, dict[str, list[Row]]]:
-    """Return the rows of every contender under each choice of mutators."""
-    _competing[:] = competing
-    jobs = [(i, many, trials) for many in mutators for i in range(len(competing))]
-    if workers == 1:
-        rows = [one_contender(*job) for job in jobs]
-    else:
-        with multiprocessing.get_context("fork").Pool(workers) as pool:
-            rows = pool.starmap(one_contender, jobs, chunksize=1)
-    found: dict[str, dict[str, list[Row]]] = {many: {} for many in mutators}
-    for (i, many, _), values in zip(jobs, rows, strict=True):
-        pairs = zip(chosen("all"), values, strict=True)
-        found[many][competing[i].name] = [Row(scenario, *value) for scenario, value in pairs]
-    return found
+    models: Mapping[int, tuple[Model, Model, Model]], trials: int, workers: int
+) -> Iterator[tuple[int, Rows]]:
+    """Yield the rows of every contender under each choice of mutators, life by life."""
+    _competing.update({seed: field(*fitted) for seed, fitted in models.items()})
+    tasks = [
+        Task(seed, number, scenario, many, trials)
+        for seed in ([None, *models] if models else [])
+        for many, scenarios in (("seven", LONGEST_FIRST), ("eight", EIGHTH))
+        for scenario in scenarios
+        for number in range(len(_competing[seed]))
+    ]
+    left = Counter(task.life for task in tasks)
+    values: dict[Task, tuple] = {}
+    for task, value in in_processes(one_row, tasks, workers):
+        values[task] = value
+        left[task.life] -= 1
+        if not left[None] and not left[task.life]:
+            for seed in [seed for seed in left if seed is not None and not left[seed]]:
+                yield seed, rows_of(seed, trials, values)
+                del left[seed]
 
 
-def one_contender(index: int, many: str, trials: int) -> list[tuple]:
-    rows = evaluate(_competing[index], chosen("all"), trials, 0, MUTATORS[many])
-    return [tuple(row)[1:] for row in rows]  # scenarios are functions, which do not travel
+class Task(NamedTuple):
+    """What a process does at a time; life None stands for what does not depend on it."""
+
+    life: int | None
+    contender: int
+    scenario: int
+    many: str
+    trials: int
+
+
+def one_row(task: Task) -> tuple[Task, tuple]:
+    """Return what a contender reaches; the scenario itself, a function, does not travel."""
+    scenario = SCENARIOS[task.scenario]
+    contender = _competing[task.life][task.contender]
+    (row,) = evaluate(contender, [scenario], task.trials, 0, MUTATORS[task.many])
+    return task, tuple(row)[1:]
+
+
+def rows_of(seed: int, trials: int, values: Mapping[Task, tuple]) -> Rows:
+    """Return the rows of a life, with those of who competes in all of them."""
+
+    def row(life: int | None, contender: int, number: int, many: str) -> Row:
+        asked = many if number in EIGHTH else "seven"
+        return Row(SCENARIOS[number], *values[Task(life, contender, number, asked, trials)])
+
+    return {
+        many: {
+            contender.name: [row(life, index, n, many) for n in range(len(SCENARIOS))]
+            for life in (seed, None)
+            for index, contender in enumerate(_competing[life])
+        }
+        for many in MUTATORS
+    }
 
 
 def note(found: dict[str, Any], rows: dict[str, list[Row]], many: str) -> None:

@@ -6,6 +6,7 @@ from crafter_starts import meadow
 from rlssm.world_models.analogies import analogies
 from rlssm.world_models.crafter import transition
 from rlssm.world_models.crafter_view import CrafterView
+from rlssm.world_models.deeds import needing
 from rlssm.world_models.fitting import fit, weight_of
 from rlssm.world_models.law_writing import write_law
 from rlssm.world_models.laws import Add, Set, Test
@@ -88,6 +89,28 @@ def test_what_is_spoken_of_already_is_not_said_twice():
     assert {law.observable.attribute for law in laws} == {
         "inventory.coal", "inventory.iron", "inventory.diamond",
     }  # fmt: skip
+
+
+def test_laws_ask_for_what_their_deed_needs():
+    """Who always had wood at the table has not seen that a pickaxe takes both."""
+    made = write_law("makes", "player", "self.inventory.wood_pickaxe", Add(1), "", DEED)
+    count = write_law("counts", "player", "self.achievements.make_wood_pickaxe", Add(1), "", DEED)
+    uses = write_law("uses", "player", "self.inventory.wood", Add(-1), "near.table == true", DEED)
+    other = write_law("digs", "player", "self.inventory.stone", Add(1), STONE, ["do"])
+    asked = needing(record(scene(DEED[0], wood=3)), [made, other, count, uses])
+    needs = {Test("near.table", "==", True), Test("player.inventory.wood", ">=", 1)}
+    assert [set(law.tests) for law in asked] == [needs, {*other.tests}, needs, needs]
+    assert [law.name for law in asked] == ["makes", "digs", "counts", "uses"]
+
+
+def test_laws_do_not_ask_for_what_was_not_needed():
+    near = f"{STONE} and near.table == true"
+    digging = [
+        write_law("gives", "player", "self.inventory.stone", Add(1), near, ["do"]), DIGGING[1]
+    ]  # fmt: skip
+    far = record(scene("do", "stone", wood_pickaxe=1))
+    assert needing(far, digging) == digging
+    assert len(needing(record(scene("noop")), digging)[1].tests) == 2
 
 
 @pytest.mark.parametrize("trust", [0.5, 0.9])

@@ -13,7 +13,7 @@ from rlssm.world_models.crafter import transition
 from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.evidence import Evidence
 from rlssm.world_models.fitting import fit, log_probs, prune
-from rlssm.world_models.laws import Add, Law, Outcome, Set, evaluate
+from rlssm.world_models.laws import Add, Law, Outcome, Set, Test, evaluate
 from rlssm.world_models.likelihood import Model, fit_persistence, log_prob, predict, sample
 from rlssm.world_models.object_view import Observable
 from rlssm.world_models.record import Record
@@ -116,6 +116,31 @@ def test_votes_by_column_are_those_of_each_scene(reference):
         assert said == {key: v for (at, key), v in votes.items() if at == t}
 
 
+def test_tiles_of_which_the_same_is_said_count_as_often_as_they_are():
+    record = crafter_record(reference=False)
+    none, born = Outcome(Set("none"), -0.1), Outcome(Set("new"), -2.0)
+    births = [
+        Law(kind, "chunk", Observable(f"{tile} tiles", f"birth.{kind}"), (none, born))
+        for tile in ("grass", "sand") for kind in ("zombie", "plant")
+    ]  # fmt: skip
+    again = replace(births[0], tests=(Test("chunk.grass", ">=", 20),))
+    laws = (*LAWS, *births, again)  # "planting" among the first is about one of the tiles
+    expanded, gathered = record.votes(laws), record.gathered(laws)
+    assert len(gathered.votes) < len(expanded) / 3 and max(gathered.times.values()) > 20
+    slow, fast = Evidence(record, laws, expanded), Evidence(record, laws)
+    assert fast.times.sum() == len(expanded) == slow.times.sum()
+    weights = np.random.default_rng(4).uniform(0.2, 1.5, len(laws))
+    persistence = {"cow.health": 0.01, "tile.birth.cow": 0.002}
+    ours = fast.log_probs(weights, persistence)
+    assert ours == pytest.approx(slow.log_probs(weights, persistence))
+    value, slope, _ = fast.gradient(weights, fast.logits())
+    other, other_slope, _ = slow.gradient(weights, slow.logits())
+    assert value == pytest.approx(other) and slope == pytest.approx(other_slope)
+    assert fast.unspoken.persistence() == pytest.approx(slow.unspoken.persistence())
+    born_here = [key for t, c in enumerate(record.changes) for key in c.values if "birth" in key[2]]
+    assert born_here
+
+
 @BOTH
 @EACH
 def test_gradients_equal_finite_differences(make, laws, reference):
@@ -136,6 +161,59 @@ def test_gradients_equal_finite_differences(make, laws, reference):
         for i, step in enumerate(np.eye(len(logits)) * eps):
             slope = (value(weights, logits + step) - value(weights, logits - step)) / (2 * eps)
             assert by_logit[i] == pytest.approx(slope, rel=1e-5, abs=1e-5)
+
+
+@BOTH
+@EACH
+def test_parts_are_the_whole(make, laws, reference):
+    world, laws = make(reference), doubled(laws)
+    evidence = Evidence(Record(world, random_walk(world, 40)), laws)
+    rng = np.random.default_rng(3)
+    weights, logits = rng.uniform(0.1, 0.8, len(laws)), evidence.logits() - rng.uniform(0, 1)
+    value, by_weight, by_logit = evidence.gradient(weights, logits)
+    total, at_weight, at_logit = 0.0, np.zeros(len(weights)), np.zeros(len(logits))
+    for part in evidence.parts:
+        own, slope, logit_slope = part.items.gradient(
+            weights[part.laws], logits[part.logits], evidence.count[part.numbers]
+        )
+        total += own
+        at_weight[part.laws] += slope
+        at_logit[part.logits] += logit_slope
+    assert len(evidence.parts) > 1 or reference or make is lit_walk
+    assert total == pytest.approx(value)
+    assert at_weight == pytest.approx(by_weight, abs=1e-9)
+    assert at_logit == pytest.approx(by_logit, abs=1e-9)
+
+
+def test_parts_fitted_apart_are_a_minimum_of_the_whole():
+    """No weight, and no log probability of an outcome, can be changed to the better."""
+    record = crafter_record(reference=False)
+    evidence = Evidence(record, LAWS)
+    assert len(evidence.parts) > 5
+    found = fit(record, LAWS, l1=0.5, evidence=evidence).model
+    logits = np.array([o.logit for law in found.laws for o in law.outcomes])
+    weights = np.array(found.weights)
+    _, by_weight, by_logit = evidence.gradient(weights, logits)
+    heard = sorted({saying.law for saying in evidence.sayings})
+    slope = (0.5 - by_weight)[heard]
+    free = (weights[heard] > 0) & (weights[heard] < 10)
+    assert free.any()
+    assert slope[free] == pytest.approx(0, abs=1e-3)
+    assert (slope[weights[heard] == 0] > -1e-3).all()
+    for number in heard:
+        if len(found.laws[number].outcomes) > 1:
+            own = evidence.of_law(number)
+            pull = by_logit[own] + 0.5  # half a count for each outcome
+            tangent = pull - np.exp(logits[own]) * pull.sum()
+            assert tangent == pytest.approx(0, abs=1e-3)
+
+
+def test_a_fit_that_starts_elsewhere_ends_alike():
+    record = crafter_record(reference=False)
+    once = fit(record, LAWS)
+    again = fit(record, once.model.laws, start=once.model.weights)
+    assert again.objective == pytest.approx(once.objective, rel=1e-6)
+    assert again.evaluations < once.evaluations / 2
 
 
 def test_silent_laws_have_no_gradient():

@@ -161,6 +161,20 @@ def test_trials_give_means_deviations_and_an_interval():
     assert (again[0].trials["mrr"] == values).all()
 
 
+def test_the_eighth_mutator_matters_only_where_something_is_placed():
+    """What scripts/reproduce/onelife.py relies on."""
+    chosen = [s for s in SCENARIOS if s.name in ("craft_wooden_sword", "place_stone")]
+    rows = [
+        evaluate(contenders.of_model(ORACLE), chosen, trials=2, mutators=tuple(MUTATORS)[:count])
+        for count in (7, 8)
+    ]
+    for seven, eight in zip(*rows, strict=True):
+        placed = seven.scenario.name == "place_stone"
+        assert eight.candidates - seven.candidates == placed
+        if not placed:
+            assert all((eight.trials[name] == seven.trials[name]).all() for name in METRICS)
+
+
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="trials must be at least 1, got 0"):
         evaluate(contenders.null(), SCENARIOS, trials=0)

@@ -14,6 +14,7 @@ from rlssm.world_models.crafter import transition
 from rlssm.world_models.crafter_view import CrafterView
 from rlssm.world_models.explorer import live
 from rlssm.world_models.fitting import fit, log_probs
+from rlssm.world_models.guards import Judge, tallies
 from rlssm.world_models.law_json import load_model, save_model
 from rlssm.world_models.law_writing import write_law
 from rlssm.world_models.laws import Add, Set, Step, Test
@@ -219,6 +220,29 @@ def test_what_is_true_where_a_question_is_not_is_found_for_thresholds_too():
             assert (questions.answers[turned] == ~questions.answers[index]).all()
 
 
+def test_gains_of_all_questions_at_once_are_those_of_one_at_a_time():
+    record = scenes_of_work()
+    questions, wood = Questions(record, "player"), Observable("self", "inventory.wood")
+    rows, keys, among = cases.collect_keys(record, "player", wood)
+    items = cases.Items.of(record, {key: number for number, key in enumerate(keys)})
+    rng = np.random.default_rng(0)
+    items.log_prob[:] = -rng.exponential(2.0, len(keys))
+    table = cases.Cases(
+        "player", wood, items.domain[0], rows, np.arange(len(rows)), np.ones(len(rows)), among
+    )
+    asked = questions.answers[:, rows]
+    judges = [Judge(questions, items, table, lens) for lens in cases.lenses(record, table, items)]
+    everywhere = np.ones(len(rows), bool)
+    for mask in (everywhere, rng.random(len(rows)) < 0.3):
+        for judge, tally in tallies([(j, mask) for j in judges], asked.T.astype(np.float32)):
+            for question in range(0, len(asked), 7):
+                bits = 5.0 + judge.bits((question,))
+                yes, no = mask & asked[question], mask & ~asked[question]
+                for here, counted in ((yes, tally), (no, judge.others(mask, tally))):
+                    gains = judge.gains(*counted, 5.0)
+                    assert gains[question] == pytest.approx(judge.gain(here, bits), abs=2e-3)
+
+
 def test_a_guard_asked_before_is_written_down_once():
     search = Search(scenes_of_work())
     felling = write_law(
@@ -232,7 +256,7 @@ def test_a_guard_asked_before_is_written_down_once():
 
 @pytest.mark.slow
 def test_a_life_is_better_explained_than_by_nothing():
-    """About five minutes on two busy cores."""
+    """About twenty seconds on a busy core."""
     record = Record(CrafterView(), live(9, steps=600))
     model = synthesise(record).model
     held_out = Record(CrafterView(), live(109, steps=300))

@@ -64,7 +64,7 @@ def padded(parts: Sequence[OfflineDataset]) -> Padded:
         return np.stack([np.pad(x, [(0, longest - len(x)), *rest]) for x in columns])
 
     alike = [part.replace(info=parts[0].info, extras={}) for part in parts]
-    counts = np.array([part.num_steps for part in parts], np.int32)
+    counts = jnp.array([part.num_steps for part in parts], jnp.int32)
     return Padded(**vars(jax.tree.map(stack, *alike)), count=counts)
 
 

@@ -3,8 +3,8 @@
     python scripts/reproduce/h2o_memory.py [--plan] [--only NAME] [--shard I/N] [--minutes M]
 
 The dataset is the locally made pendulum/mixed, the simulator Pendulum with doubled gravity; the
-angular velocity is hidden in data, simulator and reality alike. Four seeds by vmap, as many steps as
-SAC makes with the same data in offline.py. Trains what is missing, then tabulates into
+angular velocity is hidden in data, simulator and reality alike. Four seeds by vmap, as many steps
+as SAC makes with the same data in offline.py. Trains what is missing, then tabulates into
 `results/h2o_memory/`; see shared.py beside this file. A GPU is of little use to runs this small.
 """
 

@@ -2,8 +2,8 @@
 
 Source: Eysenbach et al. 2020, "Off-Dynamics Reinforcement Learning: Training for Transfer with
 Domain Classifiers" (arXiv 2006.13916), equation 5 and algorithm 1, and the released code. Parents:
-`rlssm.algorithms.sac`, which makes the update, and `rlssm.algorithms.h2o`, for the discriminators
-D₁ and D₂ that both tell real from simulated steps by.
+`rlssm.algorithms.sac`, which makes the update, and `rlssm.algorithms.dynamics_gap`, for the
+discriminators D₁ and D₂ that H2O has, too.
 
 Equations, beside those of SAC, of which r̃ takes the place of r:
 
@@ -31,18 +31,15 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array
 
-from rlssm.algorithms import h2o, sac
-from rlssm.algorithms.h2o import Networks
+from rlssm.algorithms import dynamics_gap, sac
+from rlssm.algorithms.dynamics_gap import Networks
 from rlssm.algorithms.sac import SACConfig, SACState, act, masked_mean
 from rlssm.data.mixing import ExperienceConfig, columns, side_by_side, wish
 from rlssm.errors import require
 from rlssm.nn.actor_critic import has_memory
 from rlssm.nn.mlp import MLPConfig
-from rlssm.nn.optimizers import make_optimizer
-from rlssm.types import Key, Metrics, Params, Spec, Trajectory, Windows, example_inputs, zeros
+from rlssm.types import Key, Metrics, Params, Spec, Trajectory, Windows
 
 __all__ = [
     "PRESETS", "SWEPT", "DARCConfig", "DARCState", "act", "batch_spec", "init", "networks",
@@ -84,7 +81,7 @@ class DARCConfig(SACConfig):
         require(0 < rate < math.inf, "discriminator_learning_rate", rate, "above 0")
         for name in ("correction", "noise"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0")
-        h2o.require_both(self.experience, batch_spec(self))
+        dynamics_gap.require_both(self.experience, batch_spec(self))
 
 
 class DARCState(SACState):
@@ -100,30 +97,19 @@ def networks(config: DARCConfig, spec: Spec) -> Networks:
     Raises:
         UserError: if DARC cannot serve the environment's spaces.
     """
-    return Networks(*sac.networks(config, spec), h2o.discriminators_of(config, spec))
+    return Networks(*sac.networks(config, spec), dynamics_gap.discriminators_of(config, spec))
 
 
 def init(config: DARCConfig, spec: Spec, key: Key) -> DARCState:
     """Return the state before the first update."""
     sac_key, key = jax.random.split(key)
     state = sac.init(config, spec, sac_key)
-    discriminators = networks(config, spec).discriminators
-    seen, reset = example_inputs(spec)
-    weights = discriminators.init(
-        key, discriminators.initial_carry(1), seen, reset, zeros(spec.action, (1, 1)), seen.obs
-    )
-    state = state.replace(hyper={name: jnp.float32(getattr(config, name)) for name in SWEPT})
-    optimizer = _optimizer(config, state.hyper)
+    weights = dynamics_gap.init(config, spec, key)
+    hyper = {name: jnp.float32(getattr(config, name)) for name in SWEPT}
     return DARCState(
-        **vars(state), discriminators=weights, discriminator_opt=optimizer.init(weights)
-    )
-
-
-def _optimizer(config: DARCConfig, hyper: dict[str, Array]) -> optax.GradientTransformation:
-    return make_optimizer(
-        hyper["discriminator_learning_rate"],
-        ssm_lr_factor=hyper["ssm_lr_factor"],
-        max_grad_norm=config.max_grad_norm,
+        **vars(state.replace(hyper=hyper)),
+        discriminators=weights,
+        discriminator_opt=dynamics_gap.optimizer(config, hyper).init(weights),
     )
 
 
@@ -145,7 +131,7 @@ def update(
     else:
         simulated = jax.vmap(partial(columns, chosen=slice(share, None)))(batches)
         batch = side_by_side(simulated)
-    ratio_of, next_obs = h2o.log_ratios(config, spec, state.discriminators, state.params, batch)
+    ratio_of, next_obs = dynamics_gap.log_ratios(config, spec, state, batch)
     of_simulator = batch.step.extras["source"] == 1
     change = jnp.where(of_simulator, -ratio_of(next_obs), 0)
     correction = state.hyper["correction"] * change
@@ -153,16 +139,12 @@ def update(
     metrics["simulator/correction"] = masked_mean(change, batch.mask & of_simulator)
 
     key, noise_key = jax.random.split(state.key)
-    grad_of = jax.value_and_grad(h2o.discriminator_loss, has_aux=True)
-    weights = state.discriminators
-    (loss, accuracies), grad = grad_of(
-        weights, config, spec, state.params, side_by_side(batches), noise_key
+    before = state.discriminators, state.discriminator_opt
+    (weights, opt_state), judged = dynamics_gap.step(
+        config, spec, state.hyper, before, state.params, side_by_side(batches), noise_key
     )
-    step, opt = _optimizer(config, state.hyper).update(grad, state.discriminator_opt, weights)
-    state = state.replace(
-        discriminators=optax.apply_updates(weights, step), discriminator_opt=opt, key=key
-    )
-    return state, metrics | accuracies | {"discriminator/loss": loss}
+    state = state.replace(discriminators=weights, discriminator_opt=opt_state, key=key)
+    return state, metrics | judged
 
 
 def batch_spec(config: DARCConfig) -> Windows:

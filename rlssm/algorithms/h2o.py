@@ -2,7 +2,8 @@
 
 Source: Niu et al. 2022, "When to Trust Your Simulator: Dynamics-Aware Hybrid Offline-and-Online
 Reinforcement Learning" (arXiv 2206.13464), and the released code, which the constants are from.
-Parent: `rlssm.algorithms.sac`.
+Parents: `rlssm.algorithms.sac`; `rlssm.algorithms.cql`, whose actor and critics these are; and
+`rlssm.algorithms.dynamics_gap`, which computes L_D, w and u.
 
 Equations, with h_t the history at t (the observation itself without memory), m = 1 - terminated,
 means over the real or the simulated steps of a batch, and D₁, D₂ of `rlssm.nn.discriminators`:
@@ -37,9 +38,8 @@ history. The ratio is of one step: ratios are not multiplied along time. Scores:
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -47,22 +47,20 @@ import optax
 from flax.struct import PyTreeNode
 from jaxtyping import Array, Bool, Float
 
+from rlssm.algorithms import cql, dynamics_gap
+from rlssm.algorithms.cql import act
+from rlssm.algorithms.dynamics_gap import GAP_RANGE, Networks, judge, spread_of
 from rlssm.algorithms.sac import masked_mean, normalized
 from rlssm.data.mixing import ExperienceConfig, columns, side_by_side, wish
 from rlssm.errors import UserError, require
 from rlssm.nn import normalizers
-from rlssm.nn.actor_critic import Actor, Critic, History, apply, has_memory, require_torso_fits
+from rlssm.nn.actor_critic import apply, has_memory, require_torso_fits
 from rlssm.nn.cores import CoreConfig, NoneConfig
-from rlssm.nn.discriminators import Discriminators, classification, log_ratio
-from rlssm.nn.heads import ScaledTanhGaussianHead
 from rlssm.nn.mlp import MLPConfig, Precision, require_choices
 from rlssm.nn.optimizers import make_optimizer
 from rlssm.nn.s5 import S5Config
 from rlssm.nn.torso import TorsoConfig
 from rlssm.types import (
-    Box,
-    Carry,
-    Inputs,
     Key,
     Metrics,
     Params,
@@ -70,21 +68,22 @@ from rlssm.types import (
     Trajectory,
     Windows,
     example_inputs,
-    inputs,
     unrolled,
     zeros,
 )
+
+__all__ = [
+    "PRESETS", "SWEPT", "H2OConfig", "H2OState", "act", "batch_spec", "init", "judge", "networks",
+    "spread_of", "update",
+]  # fmt: skip
 
 SWEPT = (
     "learning_rate", "critic_learning_rate", "temperature_learning_rate",
     "discriminator_learning_rate", "ssm_lr_factor", "discount", "polyak", "penalty",
 )  # fmt: skip
 
-RATIO_RANGE = (1e-5, 1.0)  # of w
-GAP_RANGE = (1e-30, 10.0)  # of u
 PENALTY_LIMIT = 1000.0  # of |R|
 NOWHERE = -1e9  # in place of log ω where a step does not count
-EMPTY_ROWS = 10  # of zeros per row of the dataset, in the buffer that the code takes σ from
 
 
 @dataclass(frozen=True)
@@ -188,16 +187,7 @@ class H2OConfig:
             raise UserError(
                 "noise_in_place must be False with a memory, whose history it would spoil"
             )
-        require_both(self.experience, batch_spec(self))
-
-
-def require_both(experience: ExperienceConfig, windows: Windows) -> None:
-    """Raise a `UserError` unless each batch has real and simulated windows."""
-    if not 0 < windows.offline < windows.batch:
-        raise UserError(
-            f"prior must leave each batch of {windows.batch} windows one real and one simulated or "
-            f"more, got {experience.prior}"
-        )
+        dynamics_gap.require_both(self.experience, batch_spec(self))
 
 
 class H2OState(PyTreeNode):
@@ -216,45 +206,15 @@ class H2OState(PyTreeNode):
 # --- Networks ---------------------------------------------------------------------------------
 
 
-class Networks(NamedTuple):
-    """The actor, the critics and the discriminators."""
-
-    actor: Actor
-    critic: Critic
-    discriminators: Discriminators
-
-    def initial_carry(self, batch: int) -> Carry:
-        """Return the memory that acting starts from."""
-        return self.actor.initial_carry(batch)
-
-
 def networks(config: H2OConfig, spec: Spec) -> Networks:
-    """Return the networks for an environment.
+    """Return the actor, the critics, both as CQL's, and the discriminators for an environment.
 
     Raises:
         UserError: if H2O cannot serve the environment's spaces.
     """
-    if not (isinstance(spec.action, Box) and len(spec.action.shape) == 1):
-        raise UserError(f"{config.name} needs continuous actions (a vector), got {spec.action}")
-    history = History(spec, config.torso, config.core, config.precision)
-    head = ScaledTanhGaussianHead(spec.action.shape[0], config.actor, config.precision)
-    return Networks(
-        Actor(history, head),
-        Critic(history.clone(), config.critic, config.critics),
-        discriminators_of(config, spec),
-    )
-
-
-def discriminators_of(config: Any, spec: Spec) -> Discriminators:
-    """Return the discriminators for an environment.
-
-    Raises:
-        UserError: if its observations are not vectors.
-    """
-    if not (isinstance(spec.obs, Box) and len(spec.obs.shape) == 1):
-        raise UserError(f"{config.name} needs observations that are a vector, got {spec.obs}")
-    history = History(spec, config.torso, config.core, config.precision)
-    return Discriminators(history, config.discriminator)
+    discriminators = dynamics_gap.discriminators_of(config, spec)
+    actor, critic = cql.networks(config, spec)  # ty: ignore[invalid-argument-type]
+    return Networks(actor, critic, discriminators)
 
 
 def optimizers(config: H2OConfig, hyper: dict[str, Array]) -> dict[str, Any]:
@@ -268,23 +228,21 @@ def optimizers(config: H2OConfig, hyper: dict[str, Array]) -> dict[str, Any]:
         "actor": adam("learning_rate", config.max_grad_norm),
         "critic": adam("critic_learning_rate", config.max_grad_norm),
         "temperature": adam("temperature_learning_rate"),
-        "discriminators": adam("discriminator_learning_rate", config.max_grad_norm),
+        "discriminators": dynamics_gap.optimizer(config, hyper),
     }
 
 
 def init(config: H2OConfig, spec: Spec, key: Key) -> H2OState:
     """Return the state before the first update."""
     actor_key, critic_key, discriminator_key, key = jax.random.split(key, 4)
-    actor, critic, discriminators = networks(config, spec)
+    actor, critic, _ = networks(config, spec)
     seen, reset = example_inputs(spec)
     action, blank = zeros(spec.action, (1, 1)), actor.initial_carry(1)
     learnt = {
         "actor": actor.init(actor_key, blank, seen, reset),
         "critic": critic.init(critic_key, blank, seen, reset, action),
         "temperature": jnp.log(jnp.float32(config.init_temperature)),
-        "discriminators": discriminators.init(
-            discriminator_key, blank, seen, reset, action, seen.obs
-        ),
+        "discriminators": dynamics_gap.init(config, spec, discriminator_key),
     }
     hyper = {name: jnp.float32(getattr(config, name)) for name in SWEPT}
     opt_state = {name: opt.init(learnt[name]) for name, opt in optimizers(config, hyper).items()}
@@ -298,111 +256,6 @@ def init(config: H2OConfig, spec: Spec, key: Key) -> H2OState:
         hyper=hyper,
         key=key,
     )
-
-
-# --- Acting -----------------------------------------------------------------------------------
-
-
-def act(
-    config: H2OConfig,
-    spec: Spec,
-    params: Params,
-    seen: Inputs,
-    reset: Bool[Array, " B"],
-    carry: Carry,
-    key: Key,
-    *,
-    greedy: bool,
-) -> tuple[Array, Carry, dict[str, Array]]:
-    """Choose one action per environment as `sac.act` does."""
-    seen, reset = jax.tree.map(lambda x: x[None], (normalized(config, params, seen), reset))
-    carry, policy = apply(networks(config, spec).actor, params["actor"], carry, seen, reset)
-    return (policy.mode() if greedy else policy.sample(key))[0], carry, {}
-
-
-# --- Telling real from simulated --------------------------------------------------------------
-
-
-def discriminator_loss(
-    weights: Params, config: Any, spec: Spec, params: Params, batch: Trajectory, key: Key
-) -> tuple[Float[Array, ""], Metrics]:
-    """Return L_D on windows `[T, B, ...]`, and the accuracies."""
-    discriminators = discriminators_of(config, spec)
-    seen, next_obs = as_judged(config, params, batch)
-    obs_key, action_key, next_key = jax.random.split(key, 3)
-
-    def noisy(x: Array, key: Key) -> Array:
-        return x + config.noise * jax.random.normal(key, x.shape, x.dtype)
-
-    if not has_memory(config.core):
-        seen = seen._replace(obs=noisy(seen.obs, obs_key))
-    logits = apply(
-        discriminators, weights, discriminators.initial_carry(batch.first.shape[1]), seen,
-        batch.reset, noisy(batch.step.action, action_key), noisy(next_obs, next_key),
-    )  # fmt: skip
-    return classification(logits, batch.step.extras["source"] == 1, batch.mask)
-
-
-def step_discriminators(
-    config: H2OConfig, spec: Spec, state: H2OState, batch: Trajectory, key: Key
-) -> tuple[H2OState, Metrics]:
-    """Return the state after one step of the discriminators on windows `[T, B, ...]`."""
-    grad_of = jax.value_and_grad(discriminator_loss, has_aux=True)
-    (loss, metrics), grad = grad_of(state.discriminators, config, spec, state.params, batch, key)
-    optimizer, before = optimizers(config, state.hyper)["discriminators"], state.discriminators
-    change, opt_state = optimizer.update(grad, state.opt_state["discriminators"], before)
-    state = state.replace(
-        discriminators=optax.apply_updates(before, change),
-        opt_state=state.opt_state | {"discriminators": opt_state},
-    )
-    return state, metrics | {"discriminator/loss": loss}
-
-
-def as_judged(config: Any, params: Params, batch: Trajectory) -> tuple[Inputs, Array]:
-    """Return inputs and successors `[T, B, ...]` as networks see them."""
-    seen = inputs(batch)
-    after = normalized(config, params, seen._replace(obs=batch.step.next_obs))
-    return normalized(config, params, seen), after.obs
-
-
-def log_ratios(
-    config: Any, spec: Spec, weights: Params, params: Params, batch: Trajectory
-) -> tuple[Callable[[Array], Array], Array]:
-    """Return log P_sim / P_real as a function of successors, and the true successors."""
-    discriminators = discriminators_of(config, spec)
-    seen, next_obs = as_judged(config, params, batch)
-    blank = discriminators.initial_carry(batch.first.shape[1])
-    features = apply(discriminators, weights, blank, seen, batch.reset, method="features")
-
-    def ratio_of(next_obs: Array) -> Array:
-        args = features, batch.step.action, next_obs
-        return log_ratio(apply(discriminators, weights, *args, method="successor"))
-
-    return ratio_of, next_obs
-
-
-def judge(
-    config: H2OConfig, spec: Spec, state: H2OState, batch: Trajectory, key: Key
-) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
-    """Return the weight w and the gap u of each step of windows `[T, B, ...]`."""
-    ratio_of, next_obs = log_ratios(config, spec, state.discriminators, state.params, batch)
-    spread = spread_of(config, state.params["statistics"])
-    noise = jax.random.normal(key, (config.gap_samples, *next_obs.shape), next_obs.dtype)
-    ratio = jnp.clip(jnp.exp(-ratio_of(next_obs)), *RATIO_RANGE)
-    gap = jnp.clip(ratio_of(next_obs + spread * noise).mean(0), *GAP_RANGE)
-    return ratio, gap
-
-
-def spread_of(config: H2OConfig, statistics: normalizers.RunningStats) -> Float[Array, " D"]:
-    """Return the deviation of the successors that a gap is estimated from, σ times its scale."""
-    variance, mean = normalizers.variance(statistics), statistics.mean
-    deviation = jnp.sqrt(variance)
-    if config.deviation == "diluted":
-        rows = 1 + EMPTY_ROWS
-        deviation = jnp.sqrt((variance + mean**2) / rows - (mean / rows) ** 2) + 1e-3
-    if config.normalize_obs:
-        deviation /= jnp.sqrt(variance) + 1e-3
-    return config.gap_scale * deviation
 
 
 # --- Learning ---------------------------------------------------------------------------------
@@ -488,6 +341,18 @@ def update(
         "simulator/gap": masked_mean(gap, simulated.mask),
     }
     return _stepped(config, state.replace(key=key), grads), metrics
+
+
+def step_discriminators(
+    config: H2OConfig, spec: Spec, state: H2OState, batch: Trajectory, key: Key
+) -> tuple[H2OState, Metrics]:
+    """Return the state after one step of the discriminators on windows `[T, B, ...]`."""
+    before = state.discriminators, state.opt_state["discriminators"]
+    (weights, opt_state), metrics = dynamics_gap.step(
+        config, spec, state.hyper, before, state.params, batch, key
+    )
+    opt_state = state.opt_state | {"discriminators": opt_state}
+    return state.replace(discriminators=weights, opt_state=opt_state), metrics
 
 
 def log_shares(gap: Float[Array, "T B"], mask: Bool[Array, "T B"]) -> Float[Array, "T B"]:

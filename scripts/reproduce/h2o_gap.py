@@ -60,7 +60,7 @@ def estimated(run: Run, scale: float) -> np.ndarray:
     batch = Trajectory(step, flags, flags, flags, None, previous)
     agent = jax.tree.map(lambda x: x[0], run.state("last").agent)
     config = replace(run.config.agent, gap_samples=100, gap_scale=scale)
-    _, gap = h2o.judge(config, run.env.spec, agent, batch, jax.random.key(0))  # ty: ignore[invalid-argument-type]
+    _, gap = h2o.judge(config, run.env.spec, agent, batch, jax.random.key(0))
     return np.asarray(gap).reshape(POINTS, POINTS)
 
 

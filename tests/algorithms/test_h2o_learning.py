@@ -6,6 +6,7 @@ The gap was fixed beforehand, as the first of H2O's own: SAC trained in that sim
 the simulator. `pytest -m learning -s` prints what came out.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import jax
@@ -36,6 +37,7 @@ RATES = {
     "temperature_learning_rate": 1e-3,
 }
 EXPERIENCE = ExperienceConfig(batch=128, num_envs=10, rollout_length=10, capacity=20_000)
+ONE_COPY = replace(EXPERIENCE, num_envs=1, rollout_length=100)
 COMMON = {"actor": HIDDEN, "critic": HIDDEN, "experience": EXPERIENCE}
 JUDGES = {"discriminator": HIDDEN, "discriminator_learning_rate": 1e-3}
 REAL = EnvConfig("Pendulum-v1")
@@ -44,6 +46,11 @@ GAP = SimulatorConfig(gravity=2.0)
 # name: agent, whether it acts in the simulator, whether it sees the data
 LEARNERS = {
     "h2o": (H2OConfig(**COMMON, **RATES, **JUDGES), True, True),
+    "one-copy": (
+        H2OConfig(**{**COMMON, "experience": ONE_COPY}, **RATES, **JUDGES),
+        True,
+        True,
+    ),
     "sac-sim": (SACConfig(**COMMON, **RATES), True, False),
     "mixture": (H2OConfig(**COMMON, **RATES, **JUDGES, use_ratio=False, penalty=0.0), True, True),
     "darc": (DARCConfig(**COMMON, **RATES, **JUDGES), True, True),
@@ -139,3 +146,9 @@ def test_with_a_simulator_that_is_right_h2o_is_sac_on_the_mixture():
     reality = SimulatorConfig(env="Pendulum-v1")
     ours, theirs = (intervals(name, reality)[1] for name in ("h2o", "mixture"))
     assert ours[1] >= theirs[0] and theirs[1] >= ours[0]
+
+
+@pytest.mark.learning
+def test_ten_copies_of_the_simulator_serve_as_well_as_one():
+    for many, one in zip(intervals("h2o"), intervals("one-copy"), strict=True):
+        assert many[1] >= one[0]

@@ -15,14 +15,18 @@ from rlssm.errors import UserError, unknown_name
 from rlssm.nn.cores import (
     CORES,
     CoreConfig,
+    FFMConfig,
     GRUConfig,
     LinearAttentionConfig,
     LRUConfig,
     LSTMConfig,
+    MambaConfig,
     MinGRUConfig,
     NoneConfig,
     S4DConfig,
+    S5AttentionConfig,
     S5Config,
+    TransformerConfig,
     make_core,
 )
 
@@ -36,6 +40,12 @@ CONFIGS = {
     "mingru": MinGRUConfig(layers=2),
     "s4d": S4DConfig(layers=1, state_size=4, gate="gelu", norm="none", dt_min=0.05),
     "linear-attention": LinearAttentionConfig(layers=1, key_size=3, value_size=2, gate="gelu"),
+    "mamba": MambaConfig(layers=1, state_size=2, expand=1, convolution=3),
+    "ffm": FFMConfig(layers=1, traces=3, contexts=2),
+    "s5-attention": S5AttentionConfig(
+        layers=1, state_size=4, dt_min=0.05, heads=1, head_size=2, context=2, expansion=1
+    ),
+    "transformer": TransformerConfig(layers=2, heads=2, head_size=2, context=3, expansion=1),
 }
 SHAPES = [(6, 2), (1, 3)]
 # The functions compiled here run for microseconds, so compiling is what takes the time.
@@ -279,7 +289,7 @@ def test_one_step_compiles_without_a_loop(name):
     assert "while(" not in compiled.as_text()
 
 
-@pytest.mark.parametrize("name", ["s5", "lru", "mingru", "s4d", "linear-attention"])
+@pytest.mark.parametrize("name", [name for name in CORES if hasattr(CONFIGS[name], "scan")])
 @pytest.mark.parametrize("scan", ["associative", "chunked"])
 def test_scan_implementations_agree_inside_a_core(name, scan):
     params, carry, x, _ = problem(name, 0, (6, 2))

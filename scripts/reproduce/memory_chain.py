@@ -113,7 +113,8 @@ def configs() -> dict[str, RunConfig]:
             agent=agent,
             steps=2 * agent.steps_per_update if SMOKE else STEPS,
             seeds=SEEDS,
-            eval_episodes=4 if SMOKE else 64,
+            eval_every=STEPS // 4,
+            eval_episodes=4 if SMOKE else 256,  # as at the end: one program fewer to compile
             final_episodes=4 if SMOKE else 256,
             keep=1,
         )

@@ -55,7 +55,8 @@ class S5AttentionConfig:
     @property
     def s5(self) -> S5Config:
         """The S5 layer of a block."""
-        return S5Config(1, self.state_size, dt_min=self.dt_min, dt_max=self.dt_max, scan=self.scan)
+        size, limits = self.state_size, {"dt_min": self.dt_min, "dt_max": self.dt_max}
+        return S5Config(layers=1, state_size=size, scan=self.scan, **limits)
 
 
 class S5AttentionState(NamedTuple):

@@ -55,8 +55,13 @@ class S5AttentionConfig:
     @property
     def s5(self) -> S5Config:
         """The S5 layer of a block."""
-        size, limits = self.state_size, {"dt_min": self.dt_min, "dt_max": self.dt_max}
-        return S5Config(layers=1, state_size=size, scan=self.scan, **limits)
+        return S5Config(
+            layers=1,
+            state_size=self.state_size,
+            dt_min=self.dt_min,
+            dt_max=self.dt_max,
+            scan=self.scan,
+        )
 
 
 class S5AttentionState(NamedTuple):

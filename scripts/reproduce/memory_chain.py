@@ -210,7 +210,7 @@ def time_one(agent: PPOConfig, length: int) -> dict[str, Any]:
     envs = vectorized(env, wish.num_envs)
 
     def act_only(state: LoopState) -> Any:
-        act = partial(ppo.act, agent, env.spec, state.agent.params, greedy=False)
+        act: Any = partial(ppo.act, agent, env.spec, state.agent.params, greedy=False)
         return rollout(envs, act, state.runner, wish)
 
     state = jax.block_until_ready(jax.jit(program.init)(jax.random.key(0), {}))

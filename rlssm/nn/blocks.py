@@ -6,7 +6,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from rlssm.kernels.pair import Pair
 from rlssm.nn.mlp import Precision
@@ -104,6 +105,15 @@ class Stack(nn.Module):
         )
         y, carry = through(self.layer, x, carry, reset)
         return carry, y
+
+
+def since_reset(reset: Bool[Array, "T B"], behind: int) -> Int[Array, "T B"]:
+    """Return the index of the first step since the last reset, among `behind` earlier ones and T.
+
+    Where there was no reset that is 0.
+    """
+    index = behind + jnp.arange(len(reset))[:, None]
+    return lax.cummax(jnp.where(reset, index, 0), axis=0)
 
 
 # --- Complex states as pairs of real arrays ---------------------------------------------------

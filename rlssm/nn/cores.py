@@ -7,13 +7,18 @@ import flax.linen as nn
 from jaxtyping import Array, Bool, Float
 
 from rlssm.errors import unknown_name
+from rlssm.nn.attention import Attention
 from rlssm.nn.blocks import ResidualBlock, Stack
+from rlssm.nn.ffm import FFM, FFMConfig
 from rlssm.nn.linear_attention import LinearAttention, LinearAttentionConfig
 from rlssm.nn.lru import LRU, LRUConfig
+from rlssm.nn.mamba import Mamba, MambaConfig
 from rlssm.nn.mlp import Precision
 from rlssm.nn.recurrent import GRU, LSTM, GRUConfig, LSTMConfig, MinGRU, MinGRUConfig
 from rlssm.nn.s4d import S4D, S4DConfig
 from rlssm.nn.s5 import S5, S5Config
+from rlssm.nn.s5_attention import S5AttentionConfig, s5_attention
+from rlssm.nn.transformer import TransformerBlock, TransformerConfig
 from rlssm.types import Carry
 
 
@@ -62,7 +67,8 @@ class NoMemory(nn.Module):
 
 CoreConfig = (
     NoneConfig | S5Config | LRUConfig | GRUConfig | LSTMConfig | MinGRUConfig
-    | S4DConfig | LinearAttentionConfig
+    | S4DConfig | LinearAttentionConfig | MambaConfig | FFMConfig
+    | S5AttentionConfig | TransformerConfig
 )  # fmt: skip
 
 CORES: dict[str, type[CoreConfig]] = {
@@ -74,6 +80,10 @@ CORES: dict[str, type[CoreConfig]] = {
     "mingru": MinGRUConfig,
     "s4d": S4DConfig,
     "linear-attention": LinearAttentionConfig,
+    "mamba": MambaConfig,
+    "ffm": FFMConfig,
+    "s5-attention": S5AttentionConfig,
+    "transformer": TransformerConfig,
 }
 
 
@@ -98,6 +108,15 @@ def make_core(config: CoreConfig, features: int, precision: Precision = "default
         case LinearAttentionConfig(gate=gate, norm=norm):
             memory = LinearAttention(config, features, precision)
             layer = ResidualBlock(memory, gate, norm, precision=precision)
+        case MambaConfig():
+            layer = Mamba(config, features, precision)
+        case FFMConfig():
+            layer = FFM(config, features, precision)
+        case S5AttentionConfig():
+            layer = s5_attention(config, features, precision)
+        case TransformerConfig(heads=heads, head_size=head_size, context=context):
+            memory = Attention(features, heads, head_size, context, precision)
+            layer = TransformerBlock(memory, config, precision)
         case GRUConfig():
             layer = GRU(features, precision)
         case LSTMConfig():

@@ -14,7 +14,7 @@ Scalar = float | Array  # traced scalars included
 
 SSMGroup = Literal["standard", "BandCdecay", "BfastandCdecay", "noBCdecay"]
 
-_DYNAMICS = {"Lambda_re", "Lambda_im", "log_step", "nu", "theta", "gamma"}
+_DYNAMICS = {"Lambda_re", "Lambda_im", "log_step", "nu", "theta", "gamma", "alpha", "omega"}
 
 SSM_GROUPS: dict[SSMGroup, tuple[set[str], set[str]]] = {
     "standard": (_DYNAMICS | {"B"}, _DYNAMICS | {"B"}),
@@ -23,7 +23,8 @@ SSM_GROUPS: dict[SSMGroup, tuple[set[str], set[str]]] = {
     "noBCdecay": (_DYNAMICS | {"B", "C", "D"}, _DYNAMICS | {"B", "C", "D"}),
 }
 """Per scheme, the parameters that learn at the rate of the state space and those among them that
-never decay. Source: lindermanlab/S5, `s5/train_helpers.py`; nu, theta and gamma are LRU's."""
+never decay. Source: lindermanlab/S5, `s5/train_helpers.py`; nu, theta and gamma are LRU's, alpha
+and omega FFM's."""
 
 _NEVER_DECAY = {"bias", "scale", "log_std"}  # biases, gains of LayerNorm, policy spread
 

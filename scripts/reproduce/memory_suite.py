@@ -71,7 +71,7 @@ TINY = replace(
     rollout_length=32,
     minibatches=2,
 )
-MINUTES = {"s5": 0.8, "gru": 0.9, "lstm": 0.9, "none": 0.4}
+MINUTES = {"s5": 0.7, "gru": 0.8, "lstm": 0.8, "none": 0.35}
 MINUTES_PUBLISHED = {"s5": 12.0, "gru": 40.0}
 
 
@@ -109,7 +109,7 @@ def configs() -> dict[str, RunConfig]:
             steps=2 * agents()[name].steps_per_update if SMOKE else STEPS,
             seeds=SEEDS,
             eval_every=STEPS,
-            eval_episodes=2 if SMOKE else 64,
+            eval_episodes=2 if SMOKE else 128,  # as at the end: one program fewer to compile
             final_episodes=2 if SMOKE else 128,
             keep=1,
         )

@@ -95,7 +95,7 @@ def configs() -> dict[str, RunConfig]:
                 steps=2 * agent.steps_per_update if SMOKE else steps,
                 seeds=SEEDS,
                 eval_every=steps // 2,
-                eval_episodes=1 if SMOKE else 64,
+                eval_episodes=1 if SMOKE else 256,  # as at the end: fewer programs to compile
                 final_episodes=1 if SMOKE else 256,
                 keep=1,
             )

@@ -11,7 +11,16 @@ from rlssm.algorithms.ppo import PPOConfig
 from rlssm.envs.counting import CountRecall
 from rlssm.envs.memory_chain import MemoryChain
 from rlssm.evaluation.evaluate import evaluate
-from rlssm.nn.cores import LinearAttentionConfig, NoneConfig, S4DConfig, S5Config
+from rlssm.nn.cores import (
+    FFMConfig,
+    LinearAttentionConfig,
+    MambaConfig,
+    NoneConfig,
+    S4DConfig,
+    S5AttentionConfig,
+    S5Config,
+    TransformerConfig,
+)
 from rlssm.nn.mlp import MLPConfig
 from rlssm.nn.torso import TorsoConfig
 from rlssm.train.program import on_policy
@@ -41,11 +50,25 @@ def learnt(env, updates, core):
     return mean
 
 
-@pytest.mark.parametrize(
-    "core", [AGENT.core, S4DConfig(layers=1), LinearAttentionConfig(layers=1)], ids=lambda c: c.name
-)
+CORES = [
+    AGENT.core,
+    S4DConfig(layers=1),
+    LinearAttentionConfig(layers=1),
+    MambaConfig(layers=1),
+    FFMConfig(),
+    S5AttentionConfig(layers=1, state_size=32, context=8),
+    TransformerConfig(layers=1, heads=2, head_size=16, context=20),
+]
+
+
+@pytest.mark.parametrize("core", CORES, ids=lambda core: core.name)
 def test_a_chain_of_twenty_steps_is_remembered(core):
     assert learnt(MemoryChain(20), 100, core) > 0.95
+
+
+def test_a_context_shorter_than_the_chain_leaves_a_guess():
+    core = TransformerConfig(layers=1, heads=2, head_size=16, context=19)
+    assert abs(learnt(MemoryChain(20), 100, core)) < 0.35
 
 
 def test_without_memory_the_chain_is_a_guess():

@@ -15,14 +15,18 @@ from rlssm.errors import UserError, unknown_name
 from rlssm.nn.cores import (
     CORES,
     CoreConfig,
+    FFMConfig,
     GRUConfig,
     LinearAttentionConfig,
     LRUConfig,
     LSTMConfig,
+    MambaConfig,
     MinGRUConfig,
     NoneConfig,
     S4DConfig,
+    S5AttentionConfig,
     S5Config,
+    TransformerConfig,
     make_core,
 )
 
@@ -36,8 +40,13 @@ CONFIGS = {
     "mingru": MinGRUConfig(layers=2),
     "s4d": S4DConfig(layers=1, state_size=4, gate="gelu", norm="none", dt_min=0.05),
     "linear-attention": LinearAttentionConfig(layers=1, key_size=3, value_size=2, gate="gelu"),
+    "mamba": MambaConfig(layers=1, state_size=2, expand=1, convolution=3),
+    "ffm": FFMConfig(layers=1, traces=3, contexts=2),
+    "s5-attention": S5AttentionConfig(
+        layers=1, state_size=4, dt_min=0.05, heads=1, head_size=2, context=2, expansion=1
+    ),
+    "transformer": TransformerConfig(layers=1, heads=2, head_size=2, context=3, expansion=1),
 }
-SHAPES = [(6, 2), (1, 3)]
 # The functions compiled here run for microseconds, so compiling is what takes the time.
 jit = partial(
     jax.jit,
@@ -95,7 +104,7 @@ def in_pieces(length, apply, params, carry, x, reset):
 
 
 steps = partial(in_pieces, 1)
-two_calls = partial(in_pieces, 3)  # of the six steps of the longer shape
+two_calls = partial(in_pieces, 3)  # of six steps
 
 
 def separate_episodes(apply, params, carry, x, reset, empty):
@@ -165,10 +174,8 @@ def check(name, given, reset, ways, tolerance):
 
 @st.composite
 def reset_patterns(draw):
-    shape = draw(st.sampled_from(SHAPES))
-    size = shape[0] * shape[1]
-    flags = draw(st.lists(st.booleans(), min_size=size, max_size=size))
-    return np.array(flags).reshape(shape)
+    flags = draw(st.lists(st.booleans(), min_size=12, max_size=12))
+    return np.array(flags).reshape(6, 2)
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -178,13 +185,11 @@ def reset_patterns(draw):
 @example(reset=np.ones((6, 2), bool), seed=0)
 @example(reset=np.eye(6, 2, dtype=bool), seed=0)
 @example(reset=np.eye(6, 2, dtype=bool)[::-1], seed=0)
-@example(reset=np.array([[True, False, True]]), seed=0)
 def test_all_ways_to_run_a_core_agree_in_float64(name, reset, seed):
     given = problem(name, seed, reset.shape)
-    ways = (steps, two_calls, separate_episodes) if len(reset) > 1 else (steps,)
     with jax.enable_x64(True):
         given = jax.tree.map(lambda v: v.astype("float64"), given)
-        check(name, given, jnp.asarray(reset), ways, 1e-10)
+        check(name, given, jnp.asarray(reset), (steps, two_calls, separate_episodes), 1e-10)
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -258,17 +263,16 @@ def test_an_empty_carry_can_be_donated(name):
     assert len(set(buffers)) == len(buffers)
 
 
-def traced(config, length):
+def equations(config, length):
     core = make_core(config, H)
     carry, x, reset = core.initial_carry(2), jnp.zeros((length, 2, H)), jnp.zeros((length, 2), bool)
     params = jax.eval_shape(core.init, jax.random.key(0), carry, x, reset)
-    return str(jax.make_jaxpr(core.apply)(params, carry, x, reset))
+    return str(jax.make_jaxpr(core.apply)(params, carry, x, reset)).split().count("=")
 
 
 @pytest.mark.parametrize("config", [type(config) for config in list(CONFIGS.values())[1:]])
 def test_the_traced_graph_does_not_grow_with_depth_or_length(config):
-    shallow = traced(config(layers=2), 5)
-    assert shallow.count("\n") == traced(config(layers=6), 50).count("\n")
+    assert equations(config(layers=2), 5) == equations(config(layers=6), 50) > 5
 
 
 @pytest.mark.parametrize("name", CORES)
@@ -279,14 +283,14 @@ def test_one_step_compiles_without_a_loop(name):
     assert "while(" not in compiled.as_text()
 
 
-@pytest.mark.parametrize("name", ["s5", "lru", "mingru", "s4d", "linear-attention"])
+@pytest.mark.parametrize("name", ["s5", "lru", "mingru", "s4d", "linear-attention", "mamba", "ffm"])
 @pytest.mark.parametrize("scan", ["associative", "chunked"])
 def test_scan_implementations_agree_inside_a_core(name, scan):
     params, carry, x, _ = problem(name, 0, (6, 2))
     reset = jnp.zeros((6, 2), bool).at[2, 1].set(True)
     fields = {**vars(CONFIGS[name]), "scan": scan}
     other = make_core(type(CONFIGS[name])(**fields), H, "highest")
-    found, expected = (c.apply(params, carry, x, reset) for c in (other, core_of(name)))
+    found, expected = (jit(c.apply)(params, carry, x, reset) for c in (other, core_of(name)))
     assert_close(found, expected, 1e-5)
 
 

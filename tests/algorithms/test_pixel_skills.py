@@ -35,6 +35,7 @@ def test_bytes_are_embedded_as_shares_and_a_memory_acts_step_by_step_as_it_unrol
     np.testing.assert_allclose(policy.mode(), trajectory.step.action, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_actor_critics_and_representation_each_learn_to_see_for_themselves():
     config = replace(SMALL, precision="default")
     state, batch = played(config, env=SEEN)

@@ -142,6 +142,7 @@ def over(source, **changes):
     return RunConfig(**(settings | changes))
 
 
+@pytest.mark.slow
 def test_a_run_by_skills_keeps_them_frozen_and_is_judged_without_their_source(source, tmp_path):
     copy = Run(shutil.copytree(source.path, tmp_path / "copy"))
     run = fit(over(copy), tmp_path / "run", progress=False)

@@ -44,7 +44,7 @@ def change(config: Path, *names: str, value: object) -> None:
         (
             ["agent", "core", "name"], "gruu",
             "agent.core.name: must be 'none' or 's5' or 'lru' or 'gru' or 'lstm' or 'mingru' or "
-            "'s4d' or 'linear-attention', "
+            "'s4d' or 'linear-attention' or 'mamba' or 'ffm' or 's5-attention' or 'transformer', "
             'found "gruu"',
         ),
     ],

@@ -56,7 +56,7 @@ WORDS = [
     ),
     (
         [*TRAIN, "--preset", "popjax"],
-        "unknown preset 'popjax', perhaps 'popjaxrl' was meant; known: default, popjaxrl",
+        "unknown preset 'popjax', perhaps 'popjaxrl' was meant; known: default, popjaxrl, skills",
     ),
     (
         [*TRAIN, "--core", "gru", "--core.layer", "2"],

@@ -110,7 +110,8 @@ def with_analogies(record: Record, fitted: Fit, progress: Progress) -> Fit:
     further = analogies(record, known)
     laws = named(record.world, [*known, *further.laws])
     more = sum(one != other for one, other in zip(known, fitted.model.laws, strict=True))
-    fitted = fit(record, laws, trust=further.trust, start=fitted.model.weights)
+    start = once_each(known, fitted.model.weights)
+    fitted = fit(record, laws, trust=further.trust, start=start)
     progress(
         f"{more} laws ask for what their deed needs; {len(further.laws)} laws by analogy; of those "
         f"that could be tested {further.confirmed} were right, {further.refuted} wrong"
@@ -143,6 +144,14 @@ def _fitted(
     gathered = record.gathered(laws)
     evidence = Evidence(record, laws, *gathered)
     return fit(record, laws, evidence=evidence, start=start), evidence, gathered
+
+
+def once_each(laws: Sequence[Law], weights: Sequence[float]) -> list[float]:
+    """Return the weights of laws as `named` leaves them, which drops what is there already."""
+    first: dict[Law, float] = {}
+    for law, weight in zip(laws, weights, strict=True):
+        first.setdefault(replace(law, name="", source=""), weight)
+    return list(first.values())
 
 
 def named(world: World, laws: Sequence[Law]) -> list[Law]:

@@ -243,10 +243,10 @@ class Grid:
         )
         steps = self.first.cadence.total * collected(self.first.agent).steps
         self.checkpoints.save_best(steps, self.program.params(state))
-        latest = self.checkpoints.latest()
+        save_json(self.path / "result.json", {"steps": steps, "seconds": self.seconds()})
+        latest = self.checkpoints.latest()  # until here a call that is cut off can go on from it
         if latest is not None:
             shutil.rmtree(self.checkpoints.folder / str(latest))
-        save_json(self.path / "result.json", {"steps": steps, "seconds": self.seconds()})
 
 
 def with_statistics(state: LoopState, shown: Sequence[OfflineDataset]) -> LoopState:

@@ -12,7 +12,7 @@ Gymnasium's MuJoCo and, for the same policies, in the undisturbed task on MJX; t
 are timed apart. The tables are by the last weights, or by H2O's after 250k where rivals stand.
 
 Cut, to keep within two GPU hours: H2O is not run a second time for 250k updates, which its long run
-passes through; nine evaluations fewer than the released code's hundred; and MJX episodes are
+passes through; eight evaluations in place of the released code's hundred; and MJX episodes are
 played with the solver that was acted with (mjx-fast), not with the file's.
 
 Trains what is missing, then tabulates into `results/h2o/`. A call of `--minutes 7` ends within ten,

@@ -82,6 +82,13 @@ def all_lives(
     for seed, found in in_processes(learn, learning, workers):
         life_file(folder, seed).write_text(json.dumps(found, indent=1) + "\n")
     lives = {seed: json.loads(life_file(folder, seed).read_text()) for seed in seeds}
+    for seed, found in lives.items():
+        for name, asked in (("at most", steps), ("trials", trials)):
+            if found.setdefault(name, asked) != asked:
+                raise SystemExit(
+                    f"{life_file(folder, seed)} was made with {name} {found[name]}, asked for are "
+                    f"{asked}; name another folder with --out"
+                )
     left = [seed for seed, found in lives.items() if not found["contenders"]]
     fitting = [(seed, steps, folder) for seed in left]
     models = dict(in_processes(fitted_models, fitting, workers))
@@ -122,6 +129,7 @@ def learn(job: tuple[int, int, Path]) -> tuple[int, Found]:
     return seed, {
         "seed": seed,
         "steps": len(life),
+        "at most": steps,
         "achievements": sorted(k for k, count in after.achievements.items() if count),
         "laws": len(model.laws),
         "load": os.getloadavg()[0],

@@ -23,7 +23,7 @@ from rlssm.world_models.object_view import BOOLEAN, Choices, Numbers, Observable
 from rlssm.world_models.record import Record
 from rlssm.world_models.schema import ACTIONS, MATERIAL_INDEX, Cow, Zombie
 from rlssm.world_models.small_worlds import deterministic_switches, lit_walk, mixed_switches
-from rlssm.world_models.synthesis import Search, synthesise
+from rlssm.world_models.synthesis import Search, named, once_each, synthesise
 
 
 def exact_log_prob(record):
@@ -136,6 +136,15 @@ class OneLaw:
 
     def propose(self, record, transition, keys):
         return self.laws
+
+
+def test_weights_stay_with_their_laws_where_two_have_become_one(worked):
+    record, model = worked
+    first, second = model.laws[:2]
+    laws = [first, replace(first, name="again"), second]
+    kept = named(record.world, laws)
+    assert [replace(law, name="") for law in kept] == [replace(x, name="") for x in (first, second)]
+    assert once_each(laws, [1.0, 2.0, 3.0]) == [1.0, 3.0]
 
 
 def test_proposals_are_fitted_and_pruned_with_the_rest(worked):

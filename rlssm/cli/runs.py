@@ -195,6 +195,11 @@ def export(words: list[str]) -> None:
     from rlssm.train.run import Run
 
     run = Run(args.run)
+    if run.skills is not None:
+        raise UserError(
+            f"{run.path} acts by the skills of another run, which export cannot write; evaluate it "
+            "with rlssm evaluate"
+        )
     params = run.member_params(which_checkpoint(args.checkpoint), args.member)
     out = args.out or run.path / "policy.zip"
     export_policy(out, run.policy(args.skill), params, run.env.spec)

@@ -70,7 +70,7 @@ class Mamba(nn.Module):
     clears what the convolution reads as well.
 
     Source: "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (arXiv 2312.00752),
-    section 3, algorithm 2; initial values from state-spaces/mamba, `mamba_simple.py`.
+    section 3, algorithm 2; initial Lambda, D and steps from state-spaces/mamba, `mamba_simple.py`.
     """
 
     config: MambaConfig

@@ -20,7 +20,7 @@ class TransformerConfig:
 
     Nothing older than `context` steps times `layers` can be known. Memory holds `2 * layers *
     context * heads * head_size` numbers for each environment, all of which every step of acting
-    moves and reads; learning from T steps takes O(T (T + context)) at most O(T) in memory.
+    moves and reads; learning from T steps takes O(T (context + 256)) at most and O(T) in memory.
     """
 
     name: Literal["transformer"] = "transformer"

@@ -143,7 +143,8 @@ class SkillActions:
     """A task whose actions are skills, each followed for `hold` steps or to the episode's end.
 
     Raises:
-        UserError: if the body of the task is not the one that learnt the skills.
+        UserError: if observations or actions of the task's body have another shape or type than
+            those of the one that learnt the skills; bodies alike in that are not told apart.
     """
 
     task: Environment

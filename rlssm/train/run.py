@@ -477,7 +477,10 @@ def _learnt_skills(config: RunConfig) -> LearntSkills | None:
     if chosen.run is None:
         return None
     source = Run(chosen.run)
-    require_skills(source.config.agent)
+    try:
+        require_skills(source.config.agent)
+    except UserError as error:
+        raise UserError(f"skills.run {source.path}: {error}; name a run that learnt some") from None
     if source.config.skills.run is not None:
         raise UserError(f"skills.run {source.path} acts by skills itself; name one that does not")
     which: Which = "last" if chosen.checkpoint is None else chosen.checkpoint

@@ -7,10 +7,11 @@
 A task has four contenders, all with the same steps of the environment: `metra`, a policy whose
 actions are METRA's skills, frozen; `untrained`, the same over skills that learnt nothing; `scratch`
 with the body's own actions; and the same with as many steps more as METRA took to learn its skills.
+Bodies have no `untrained` yet.
 Each seed of `metra` has skills of another seed. Every run is an ordinary run directory below
 `--runs`; skills of the bodies are those of `scripts/reproduce/metra.py`, below `--metra`, and
-must be there before. `--plan` says what is left, `--only TEXT` picks runs by name, `--minutes 9`
-stops in time, `--smoke` makes tiny runs.
+must be there before, complete. `--plan` says what is left, `--only TEXT` picks tasks by name,
+`--minutes 9` stops in time, `--smoke` makes tiny runs, in folders of their own.
 """
 
 import argparse
@@ -25,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from shared import refuse_another
 
-from rlssm import EnvConfig, Run, RunConfig, fit
+from rlssm import EnvConfig, Run, RunConfig, UserError, fit
 from rlssm.algorithms import metra, ppo, sac
 from rlssm.cli.report import use_compilation_cache
 from rlssm.data.mixing import ExperienceConfig
@@ -185,37 +187,66 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 
 
 def _row(name: str, kind: str, curve: dict[str, Any], until: int) -> str:
-    upto = np.array(curve["steps"]) <= until
-    last = np.flatnonzero(upto)[-1]
+    """Return a row for the evaluation nearest to `until`, with its own number of steps."""
+    steps = np.array(curve["steps"])
+    last = int(np.abs(steps - until).argmin())
     returns, success = np.array(curve["return"]), np.array(curve["success"])
-    cells = [_in_words(x) for x in (returns[last], success[last], returns[upto].mean(0))]
-    return f"| {name} | {kind} | {until:,} | {' | '.join(cells)} |"
+    cells = [_in_words(x) for x in (returns[last], success[last], returns[: last + 1].mean(0))]
+    return f"| {name} | {kind} | {steps[last]:,} | {' | '.join(cells)} |"
 
 
 def _in_words(values: np.ndarray) -> str:
     return f"{values.mean():.3g} ({values.min():.3g} to {values.max():.3g})"
 
 
+def require_skills_of(task: Task, bodies: Path) -> None:
+    """Stop where the skills of a body have not been learnt to the end."""
+    path = bodies / f"{task.world}-{LEARNT}"
+    made = Run(path) if (path / "config.json").exists() else None
+    if made is None or not made.complete or made.config.steps < task.learnt_in:
+        found = "none" if made is None else f"a run of {made.config.steps:,}, or one not complete"
+        raise SystemExit(
+            f"{path} must hold a complete run of {task.learnt_in:,} steps, found {found}; make it "
+            f"with scripts/reproduce/metra.py --only {task.world}-{LEARNT}"
+        )
+
+
 def main() -> None:
+    try:
+        benchmark()
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+def benchmark() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs/downstream"))
+    parser.add_argument("--runs", type=Path, help="default runs/downstream")
     parser.add_argument("--metra", type=Path, default=Path("runs/metra"))
-    parser.add_argument("--out", type=Path, default=Path("results/downstream"))
+    parser.add_argument("--out", type=Path, help="default results/downstream")
     parser.add_argument("--only", default="", help="only tasks whose name contains this")
     parser.add_argument("--minutes", type=float, default=600, help="stop after this long")
     parser.add_argument("--plan", action="store_true", help="say what is left")
     parser.add_argument("--smoke", action="store_true", help="make tiny runs in point worlds")
     args = parser.parse_args()
+    folder = "downstream-smoke" if args.smoke else "downstream"
+    args.runs, args.out = args.runs or Path("runs") / folder, args.out or Path("results") / folder
     tasks = {name: task for name, task in TASKS.items() if args.only in name}
     if args.smoke:
         tasks = {name: tiny(task) for name, task in tasks.items() if task.world in WORLDS}
+    if not tasks:
+        raise SystemExit(f"--only {args.only} names none of {', '.join(TASKS)}")
     planned = dict(skill_runs({task.world for task in tasks.values()}, args.smoke))
     for name, task in tasks.items():
         planned |= dict(runs(name, task, args.runs, args.metra))
+    for name, config in planned.items():
+        refuse_another(args.runs / name, config)
     left = [name for name in planned if not (args.runs / name / "result.json").exists()]
     print(f"{len(left)} of {len(planned)} runs left: {', '.join(left)}", flush=True)
     if args.plan:
         return
+    for task in tasks.values():
+        if task.world not in WORLDS:
+            require_skills_of(task, args.metra)
     use_compilation_cache()
     timer = threading.Timer(60 * args.minutes, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True

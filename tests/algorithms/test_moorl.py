@@ -121,7 +121,9 @@ def by_hand(config, state, data):
 # --- One meta-iteration -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keep", [True, False], ids=["kept", "reset"])
+@pytest.mark.parametrize(
+    "keep", [pytest.param(True, marks=pytest.mark.slow), False], ids=["kept", "reset"]
+)
 def test_the_meta_step_goes_a_share_of_the_way_that_the_inner_steps_went(keep):
     config = replace(SMALL, keep_optimizer=keep)
     state, data = start(config), batches(config)

@@ -20,6 +20,7 @@ SEEN = PixelWorld(PointWorld(max_steps=6))
 GOALS = ("hit_1", "distance")
 
 
+@pytest.mark.slow
 def test_bytes_are_embedded_as_shares_and_a_memory_acts_step_by_step_as_it_unrolls():
     config = with_memory(SMALL)
     state, trajectory = played(config, env=SEEN)

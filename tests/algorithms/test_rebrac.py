@@ -306,6 +306,7 @@ def test_values_of_probes_are_less_the_distance_from_the_next_action(
     assert metrics["critic/distance"] == pytest.approx(DISTANCE, abs=0.06)
 
 
+@pytest.mark.slow  # shown for IQL and SAC by default
 def test_taking_a_time_limit_for_a_death_is_visible(two_steps):
     env = probes.TruncatedStream(ONE_ACTION, 2)
     data = from_env(env)

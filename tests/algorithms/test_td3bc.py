@@ -249,6 +249,7 @@ def test_values_of_probes(two_steps, probe, obs, expected):
     assert values(env, state, obs) == pytest.approx(expected, abs=0.15)
 
 
+@pytest.mark.slow  # shown for IQL and SAC by default
 def test_taking_a_time_limit_for_a_death_is_visible(two_steps):
     env = probes.TruncatedStream(ONE_ACTION, 2)
     data = from_env(env)

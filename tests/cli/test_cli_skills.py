@@ -88,7 +88,8 @@ def test_mistakes_end_in_a_sentence(found, trained):
 def test_actions_that_cannot_be_skills_are_refused_in_a_sentence(found, trained, tmp_path):
     path, _ = found
     words = ("train", "sac", "--env", "downstream/plane-goal", "--out", tmp_path / "run")
-    assert mistake(*words, "--skills.run", trained) == "ppo learns no skills"
+    said = mistake(*words, "--skills.run", trained)
+    assert said == f"skills.run {trained}: ppo learns no skills; name a run that learnt some"
     said = mistake(*words, "--skills.run", path, "--skills.member", 2)
     assert said == "member must be from 0 to 1, got 2"
     said = mistake(*words, "--skills.run", path, "--skills.hold", 0)

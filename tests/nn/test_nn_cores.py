@@ -192,7 +192,13 @@ def test_all_ways_to_run_a_core_agree_in_float64(name, reset, seed):
         check(name, given, jnp.asarray(reset), (steps, two_calls, separate_episodes), 1e-10)
 
 
-@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("s5", "gru", "transformer") else pytest.mark.slow)
+        for name in CORES
+    ],
+)
 def test_steps_and_one_call_agree_in_float32(name):
     reset = jnp.asarray(np.random.default_rng(0).random((6, 2)) < 0.3)
     check(name, problem(name, 0, (6, 2)), reset, (steps,), 1e-4)

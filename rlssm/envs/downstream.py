@@ -44,6 +44,12 @@ from rlssm.types import Box, DictSpace, Key, Params, Spec
 OBS, GOAL = "obs", "goal"  # what the body sees, and the way to the goal
 
 
+def _with_goal(spec: Spec) -> Spec:
+    """Return what a world's body sees with the way to a goal beside it."""
+    obs = DictSpace(((GOAL, Box((2,))), (OBS, spec.obs)))
+    return replace(spec, obs=obs, located=False)
+
+
 class GoalState(NamedTuple):
     """The body's state and its goal; whether this one, and all before it, were reached."""
 
@@ -75,9 +81,7 @@ class GoalTask:
 
     @property
     def spec(self) -> Spec:
-        spec = self.world.spec
-        obs = DictSpace(((GOAL, Box((2,))), (OBS, spec.obs)))
-        return replace(spec, obs=obs, located=False)
+        return _with_goal(self.world.spec)
 
     @property
     def params(self) -> Params:
@@ -137,9 +141,7 @@ class HurdleTask:
 
     @property
     def spec(self) -> Spec:
-        spec = self.world.spec
-        obs = DictSpace(((GOAL, Box((2,))), (OBS, spec.obs)))
-        return replace(spec, obs=obs, located=False)
+        return _with_goal(self.world.spec)
 
     @property
     def params(self) -> Params:

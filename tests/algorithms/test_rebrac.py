@@ -291,7 +291,9 @@ def values(env, state, obs):
 @pytest.mark.parametrize(
     ("probe", "obs", "expected"),
     [
-        (probes.DelayedReward, [0, 1], [GAMMA * (1 - DISTANCE), 1]),
+        pytest.param(
+            probes.DelayedReward, [0, 1], [GAMMA * (1 - DISTANCE), 1], marks=pytest.mark.slow
+        ),
         (probes.TerminatedStream, [0, 0.5], [1 + GAMMA * (1 - DISTANCE), 1]),
         (probes.TruncatedStream, [1], [(1 - GAMMA * DISTANCE) / (1 - GAMMA)]),
     ],

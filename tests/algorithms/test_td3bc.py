@@ -237,7 +237,7 @@ def values(env, state, obs):
 @pytest.mark.parametrize(
     ("probe", "obs", "expected"),
     [
-        (probes.DelayedReward, [0, 1], [GAMMA, 1]),
+        pytest.param(probes.DelayedReward, [0, 1], [GAMMA, 1], marks=pytest.mark.slow),
         (partial(probes.TerminatedStream, steps=2), [0, 0.5], [1 + GAMMA, 1]),
         (partial(probes.TruncatedStream, steps=2), [1], [1 / (1 - GAMMA)]),
     ],
